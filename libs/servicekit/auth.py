@@ -1,0 +1,196 @@
+"""Who is asking, and what they may do.
+
+Access tokens are JWTs signed with EdDSA (RFC 8037) by identity. Every service verifies them itself against identity's published keys, and
+enforces the permission that the contract of the method names. The gateway is not trusted to.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+import msgspec
+
+from servicekit.errors import Denied, ServiceError, Unauthenticated, Unavailable
+from servicekit.identifiers import parse_id
+
+AUDIENCE = "linli"
+ALGORITHM = "EdDSA"
+# Tokens verified lately, so that a caller's signature is checked once for each token and process, not once for each call.
+_VERIFIED_MAX = 10_000
+# An unknown key id asks identity for its keys at most this often.
+_KEYS_REFRESH_S = 5.0
+# Rotation adds a key before it signs with it, so keys this old are still the keys.
+_KEYS_MAX_AGE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A signed-in account in its community.
+
+    `permissions` hold for the whole community, `by_household` and `by_building` for one household or building.
+    """
+
+    account_id: uuid.UUID
+    community_id: uuid.UUID
+    permissions: frozenset[str] = frozenset()
+    by_household: Mapping[uuid.UUID, frozenset[str]] = field(default_factory=dict)
+    by_building: Mapping[uuid.UUID, frozenset[str]] = field(default_factory=dict)
+    modules: frozenset[str] = frozenset()
+
+    def may(
+        self, permission: str, *, household_id: uuid.UUID | None = None, building_id: uuid.UUID | None = None
+    ) -> bool:
+        """Whether the account holds `permission` for the community, or for the household or building that is named."""
+        if permission in self.permissions:
+            return True
+        if household_id is not None and permission in self.by_household.get(household_id, ()):
+            return True
+        return building_id is not None and permission in self.by_building.get(building_id, ())
+
+    def holds_anywhere(self, permission: str) -> bool:
+        """Whether the account holds `permission` in any scope."""
+        scopes = (self.permissions, *self.by_household.values(), *self.by_building.values())
+        return any(permission in scope for scope in scopes)
+
+
+class _Claims(msgspec.Struct):
+    """The claims of an access token beyond the registered ones."""
+
+    sub: str
+    cid: str
+    exp: int
+    per: list[str] = []
+    hou: dict[str, list[str]] = {}
+    bui: dict[str, list[str]] = {}
+    mod: list[str] = []
+
+
+def claims_of(principal: Principal) -> dict[str, Any]:
+    """The claims that stand for `principal` in an access token; the issuer adds the registered ones."""
+    return {
+        "sub": str(principal.account_id),
+        "cid": str(principal.community_id),
+        "per": sorted(principal.permissions),
+        "hou": {str(key): sorted(value) for key, value in principal.by_household.items()},
+        "bui": {str(key): sorted(value) for key, value in principal.by_building.items()},
+        "mod": sorted(principal.modules),
+    }
+
+
+def _principal_of(claims: _Claims) -> Principal:
+    return Principal(
+        account_id=uuid.UUID(claims.sub),
+        community_id=uuid.UUID(claims.cid),
+        permissions=frozenset(claims.per),
+        by_household={uuid.UUID(key): frozenset(value) for key, value in claims.hou.items()},
+        by_building={uuid.UUID(key): frozenset(value) for key, value in claims.bui.items()},
+        modules=frozenset(claims.mod),
+    )
+
+
+# Answers with a JSON Web Key Set (RFC 7517).
+FetchKeys = Callable[[], Awaitable[bytes]]
+
+
+class Verifier:
+    """Verifies access tokens against identity's published keys, which it fetches when it meets a key id it does not know."""
+
+    def __init__(self, fetch_keys: FetchKeys) -> None:
+        self._fetch_keys = fetch_keys
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._verified: dict[str, tuple[int, Principal]] = {}
+
+    async def verify(self, token: str) -> Principal:
+        """The principal of a token. Raises Unauthenticated, or Unavailable when identity's keys cannot be had."""
+        known = self._verified.get(token)
+        if known is not None and known[0] > time.time():
+            return known[1]
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise _refused("auth.token_malformed") from None
+        if header.get("alg") != ALGORITHM or not isinstance(header.get("kid"), str):
+            raise _refused("auth.token_malformed")
+        key = await self._key(header["kid"])
+        try:
+            payload = jwt.decode(
+                token, key, algorithms=[ALGORITHM], audience=AUDIENCE, options={"require": ["exp", "iat", "sub", "aud"]}
+            )
+            claims = msgspec.convert(payload, _Claims)
+            principal = _principal_of(claims)
+        except jwt.ExpiredSignatureError:
+            raise _refused("auth.token_expired") from None
+        except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):
+            raise _refused("auth.token_invalid") from None
+        if len(self._verified) >= _VERIFIED_MAX:
+            self._verified.clear()
+        self._verified[token] = (claims.exp, principal)
+        return principal
+
+    async def _key(self, key_id: str) -> jwt.PyJWK:
+        if key_id not in self._keys or time.monotonic() - self._fetched_at > _KEYS_MAX_AGE_S:
+            async with self._fetching:
+                await self._refresh(key_id)
+        key = self._keys.get(key_id)
+        if key is None:
+            raise _refused("auth.token_invalid")
+        return key
+
+    async def _refresh(self, key_id: str) -> None:
+        age_s = time.monotonic() - self._fetched_at
+        if age_s < (_KEYS_REFRESH_S if key_id not in self._keys else _KEYS_MAX_AGE_S):
+            return
+        try:
+            key_set = jwt.PyJWKSet.from_json((await self._fetch_keys()).decode())
+        except (ServiceError, OSError):
+            if key_id in self._keys:
+                return  # Identity is away; the keys we have are still the keys.
+            raise Unavailable(
+                "auth.keys_unavailable",
+                "暂时无法验证登录状态，请稍后再试",
+                "Sign-in cannot be checked now",
+                retry_after_s=1,
+            ) from None
+        self._keys = {key.key_id: key for key in key_set.keys if key.key_id}
+        self._fetched_at = time.monotonic()
+
+
+_TEXTS = {
+    "auth.token_missing": ("请先登录", "Sign in first"),
+    "auth.token_malformed": ("登录凭证格式不正确", "The access token is malformed"),
+    "auth.token_expired": ("登录已过期，请刷新", "The access token has expired"),
+    "auth.token_invalid": ("登录凭证无效", "The access token is not valid"),
+}
+
+
+def _refused(code: str) -> Unauthenticated:
+    zh, en = _TEXTS[code]
+    return Unauthenticated(code, zh, en)
+
+
+def token_in(authorization: str | None) -> str:
+    """The token of an `Authorization: Bearer` value. Raises Unauthenticated."""
+    if not authorization:
+        raise _refused("auth.token_missing")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise _refused("auth.token_malformed")
+    return token
+
+
+def denied(permission: str) -> Denied:
+    """The error for a caller without `permission`."""
+    return Denied(
+        "auth.permission_missing", "您没有此操作的权限", "You may not do this", details={"permission": permission}
+    )
+
+
+def scope_id(text: str) -> uuid.UUID | None:
+    """The household or building id in a request field; None when the field holds none."""
+    return parse_id(text)

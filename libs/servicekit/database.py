@@ -1,0 +1,296 @@
+"""PostgreSQL: one database and one role for each service, a transaction for each request or event, and a wall around each community.
+
+`store.py` of a service runs its SQL on a `Transaction`. Nothing in a transaction calls the network: `forbid_in_transaction` guards the
+places that would.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import asyncpg
+from google.protobuf.message import Message
+
+from servicekit import telemetry
+from servicekit.auth import Principal
+from servicekit.clock import Clock
+from servicekit.errors import Unavailable
+from servicekit.events import Envelope, envelope
+from servicekit.identifiers import new_id
+
+# The scope of relays, timers and look-ups that do not know their community yet: it sees every community's rows.
+PLATFORM: Final = "*"
+Scope = uuid.UUID | str
+Resource = TypeVar("Resource")
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+_COMMAND_TIMEOUT_S = 15.0
+_in_transaction: ContextVar[bool] = ContextVar("in_transaction", default=False)
+
+_INSERT_EVENTS = """
+INSERT INTO outbox (event_id, community_id, subject, type, aggregate, version, occurred_at, traceparent, body)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[], $9::bytea[])
+"""
+
+
+def forbid_in_transaction(what: str) -> None:
+    """Raises AssertionError inside a transaction: a network call there would hold locks for as long as a stranger likes."""
+    if _in_transaction.get():
+        raise AssertionError(f"{what} inside a transaction")
+
+
+class Resources:
+    """What a service opened at start, found again by its type."""
+
+    def __init__(self, resources: Sequence[object] = ()) -> None:
+        self._resources = tuple(resources)
+
+    def get(self, kind: type[Resource]) -> Resource:
+        """The resource of this type. Raises LookupError when the service opened none."""
+        for resource in self._resources:
+            if isinstance(resource, kind):
+                return resource
+        raise LookupError(f"no resource of type {kind.__name__}")
+
+
+class Transaction:
+    """One transaction in one scope. Commits when its block ends, rolls back when it raises.
+
+    `now` is one instant for the whole transaction. `principal` is who asked, None for events and timers.
+    """
+
+    __slots__ = ("_connection", "_events", "_resources", "_scope", "now", "principal")
+
+    def __init__(
+        self, connection: "Connection", scope: Scope, now: datetime, principal: Principal | None, resources: Resources
+    ) -> None:
+        self._connection = connection
+        self._scope = scope
+        self._resources = resources
+        self._events: list[Envelope] = []
+        self.now = now
+        self.principal = principal
+
+    @property
+    def community_id(self) -> uuid.UUID:
+        """The community that this transaction is in. Raises RuntimeError in the platform scope."""
+        if isinstance(self._scope, uuid.UUID):
+            return self._scope
+        raise RuntimeError("the transaction is in no community")
+
+    @property
+    def caller(self) -> Principal:
+        """Who asked. Raises RuntimeError when nobody did."""
+        if self.principal is None:
+            raise RuntimeError("nobody asked for this transaction")
+        return self.principal
+
+    def resource(self, kind: type[Resource]) -> Resource:
+        """The service's resource of this type, opened at start."""
+        return self._resources.get(kind)
+
+    async def enter(self, scope: Scope) -> None:
+        """Moves the rest of the transaction to another scope."""
+        await self._connection.execute("SELECT set_config('linli.community', $1, true)", str(scope))
+        self._scope = scope
+
+    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        """All rows."""
+        with telemetry.span("sql"):
+            rows: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
+            return rows
+
+    async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
+        """The first row, or None."""
+        with telemetry.span("sql"):
+            row: asyncpg.Record | None = await self._connection.fetchrow(sql, *arguments)
+            return row
+
+    async def fetchval(self, sql: str, *arguments: object) -> Any:
+        """The first column of the first row, or None."""
+        with telemetry.span("sql"):
+            return await self._connection.fetchval(sql, *arguments)
+
+    async def execute(self, sql: str, *arguments: object) -> int:
+        """Runs a statement and returns how many rows it touched."""
+        with telemetry.span("sql"):
+            status: str = await self._connection.execute(sql, *arguments)
+            count = status.rpartition(" ")[2]
+            return int(count) if count.isdigit() else 0
+
+    def publish(self, event: Message, *, version: int = 0, occurred_at: datetime | None = None) -> uuid.UUID:
+        """Publishes an event when, and only when, the transaction commits. Returns the event's id.
+
+        Write it after the aggregate's row is locked, so that events of one aggregate leave in order. `occurred_at` is now unless the fact is
+        older than this transaction.
+        """
+        event_id = new_id()
+        self._events.append(
+            envelope(
+                event,
+                self.community_id,
+                event_id=str(event_id),
+                occurred_at=occurred_at or self.now,
+                version=version,
+                traceparent=telemetry.traceparent(),
+            )
+        )
+        return event_id
+
+    async def write_events(self) -> bool:
+        """Writes what was published into the outbox; the last statement before the commit. Says whether there was anything."""
+        if not self._events:
+            return False
+        columns = [
+            (
+                uuid.UUID(e.event_id),
+                e.community_id,
+                e.subject,
+                e.type,
+                e.aggregate,
+                e.version,
+                e.occurred_at,
+                e.traceparent,
+                e.body,
+            )
+            for e in self._events
+        ]
+        await self.execute(_INSERT_EVENTS, *(list(column) for column in zip(*columns, strict=True)))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class InboxEntry:
+    """Says that `consumer` has handled `event_id`."""
+
+    consumer: str
+    event_id: str
+    community_id: uuid.UUID
+
+
+class AlreadyHandled(Exception):
+    """The inbox holds the entry: the effects of this event are committed."""
+
+
+async def _begin(connection: "Connection", scope: Scope, inbox: InboxEntry | None) -> None:
+    # One round trip for all of it, which the simple protocol allows only without arguments.
+    sql = f"BEGIN; SELECT set_config('linli.community', {_quoted(str(scope))}, true)"
+    if inbox is not None:
+        values = ", ".join(_quoted(value) for value in (inbox.consumer, inbox.event_id, str(inbox.community_id)))
+        sql += f"; INSERT INTO inbox (consumer, event_id, community_id) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608
+    status = await connection.execute(sql)
+    if inbox is not None and status.endswith(" 0"):
+        raise AlreadyHandled
+
+
+def _quoted(text: str) -> str:
+    """A string literal of PostgreSQL, whose standard_conforming_strings is on since 9.1."""
+    if "\0" in text:
+        raise ValueError("a NUL in a literal")
+    return "'" + text.replace("'", "''") + "'"
+
+
+async def _roll_back(connection: "Connection") -> None:
+    # The session is not reset between uses, so one that cannot roll back must not return to the pool.
+    try:
+        await asyncio.shield(connection.execute("ROLLBACK", timeout=_COMMAND_TIMEOUT_S))
+    except BaseException:
+        connection.terminate()
+
+
+class Database:
+    """One service's database."""
+
+    def __init__(self, service: str, pool: "Pool", clock: Clock) -> None:
+        self.service = service
+        self.resources = Resources()
+        self.on_events: Callable[[], None] = lambda: None
+        self._pool = pool
+        self._clock = clock
+
+    @asynccontextmanager
+    async def transaction(
+        self, scope: Scope, *, principal: Principal | None = None, inbox: "InboxEntry | None" = None
+    ) -> AsyncIterator[Transaction]:
+        """A transaction in one community, or in the platform scope. Raises Unavailable when the database does not answer.
+
+        With `inbox`, the transaction writes that row first, and raises AlreadyHandled when it was there.
+        """
+        async with self._connection() as connection:
+            token = _in_transaction.set(True)
+            try:
+                await _begin(connection, scope, inbox)
+                transaction = Transaction(connection, scope, self._clock(), principal, self.resources)
+                yield transaction
+                published = await transaction.write_events()
+                await connection.execute("COMMIT")
+            except BaseException:
+                await _roll_back(connection)
+                raise
+            finally:
+                _in_transaction.reset(token)
+        if published:
+            self.on_events()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["Connection"]:
+        gauge = telemetry.POOL_IN_USE.labels(self.service)
+        try:
+            async with self._pool.acquire(timeout=_COMMAND_TIMEOUT_S) as connection:
+                with gauge.track_inprogress():
+                    yield connection
+        except UNREACHABLE as error:
+            telemetry.log.warning("database_unreachable", service=self.service, error=type(error).__name__)
+            raise Unavailable(
+                "database.unavailable",
+                "数据库暂时不可用，请稍后再试",
+                "The database does not answer; please try again",
+                retry_after_s=1,
+            ) from error
+
+    async def close(self) -> None:
+        """Closes the pool."""
+        try:
+            await asyncio.wait_for(self._pool.close(), _COMMAND_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+# What asyncpg and the operating system raise when the server is away, restarting, out of connections or too slow.
+UNREACHABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    ConnectionError,
+    TimeoutError,
+)
+# The database chose us to give way to another transaction: doing it again is right.
+GIVE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+
+async def _keep_session(_connection: object) -> None:
+    """In place of asyncpg's reset, which costs a round trip each time: everything we set is local to its transaction."""
+
+
+async def open_database(service: str, url: str, *, pool_size: int, clock: Clock) -> Database:
+    """Connects to a service's database. Raises what asyncpg raises when it cannot."""
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=pool_size,
+        command_timeout=_COMMAND_TIMEOUT_S,
+        reset=_keep_session,
+        server_settings={"application_name": f"linli-{service}", "timezone": "UTC", "jit": "off"},
+    )
+    return Database(service, pool, clock)

@@ -1,0 +1,385 @@
+"""gRPC: how a service's functions become methods, and how one service calls another.
+
+`rpc.py` of a service is one plain function for each method of its contract, named after it in snake_case. Before the function runs, the
+request is parsed, the caller authenticated and authorised as the contract says, and the request validated against the contract. The function
+gets a transaction in the caller's community; what it returns, its idempotency key and its effects commit together.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+from types import ModuleType
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+import protovalidate
+from google.api import annotations_pb2
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from linli.options.v1 import options_pb2
+
+from servicekit import telemetry
+from servicekit.auth import Principal, Verifier, denied, token_in
+from servicekit.clock import Clock
+from servicekit.database import GIVE_WAY, Database, Resource, Resources, Scope, Transaction, forbid_in_transaction
+from servicekit.errors import (
+    DETAILS_TRAILER,
+    Conflict,
+    Denied,
+    FieldViolation,
+    Internal,
+    Invalid,
+    NotFound,
+    ServiceError,
+    Unavailable,
+    from_status,
+    to_status,
+)
+from servicekit.identifiers import parse_id
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+CALLS_MAX = 512
+_DEADLINE_S = 30.0
+_ATTEMPTS = 3
+_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Channels to one address share a connection unless told; a connection pins to one server process.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_CLAIM_KEY = """
+INSERT INTO idempotency_keys (community_id, account_id, key, method, request_hash) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
+"""
+_SELECT_KEY = """
+SELECT method, request_hash, response FROM idempotency_keys WHERE community_id = $1 AND account_id = $2 AND key = $3
+"""
+_STORE_RESPONSE = "UPDATE idempotency_keys SET response = $4 WHERE community_id = $1 AND account_id = $2 AND key = $3"
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a function outside of a transaction may use: one request, event or timer."""
+
+    now: datetime
+    principal: Principal | None
+    database: Database | None
+    resources: Resources
+    headers: Mapping[str, str]
+
+    @property
+    def caller(self) -> Principal:
+        """Who asked. Raises RuntimeError when nobody did."""
+        if self.principal is None:
+            raise RuntimeError("nobody asked")
+        return self.principal
+
+    def resource(self, kind: type[Resource]) -> Resource:
+        """The service's resource of this type, opened at start."""
+        return self.resources.get(kind)
+
+    @asynccontextmanager
+    async def transaction(self, scope: Scope | None = None) -> AsyncIterator[Transaction]:
+        """A transaction in the caller's community, or in the scope that is named."""
+        if self.database is None:
+            raise RuntimeError("this service has no database")
+        async with self.database.transaction(
+            self.caller.community_id if scope is None else scope, principal=self.principal
+        ) as transaction:
+            yield transaction
+
+
+def outside_transaction(function: F) -> F:
+    """Marks a method's function that must use the network: it gets a `Call` instead of a transaction, and must be idempotent by itself."""
+    function.__dict__["outside_transaction"] = True
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A service's contract and the module whose functions answer it."""
+
+    contract: ServiceDescriptor
+    functions: ModuleType
+
+
+def snake_case(name: str) -> str:
+    """`OpenGate` as `open_gate`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def is_read(method: MethodDescriptor) -> bool:
+    """Whether a method only reads: its HTTP verb is GET."""
+    return bool(method.GetOptions().Extensions[annotations_pb2.http].get)
+
+
+class Method:
+    """One method of one service: everything between the bytes of a request and the bytes of its answer."""
+
+    def __init__(
+        self,
+        descriptor: MethodDescriptor,
+        function: Callable[..., Awaitable[Message]],
+        *,
+        service: str,
+        always_on: bool,
+        verifier: Verifier,
+        database: Database | None,
+        resources: Resources,
+        clock: Clock,
+    ) -> None:
+        if not descriptor.GetOptions().HasExtension(options_pb2.authority):
+            raise TypeError(f"{descriptor.full_name} does not say who may call it")
+        self.path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+        self._authority = descriptor.GetOptions().Extensions[options_pb2.authority]
+        self._request = GetMessageClass(descriptor.input_type)
+        self._function = function
+        self._read = is_read(descriptor)
+        self._outside = getattr(function, "outside_transaction", False) or database is None
+        self._module = None if always_on else service
+        self._verifier = verifier
+        self._database = database
+        self._resources = resources
+        self._clock = clock
+
+    async def serve(self, body: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
+        """Answers one call."""
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        started, status = perf_counter(), grpc.StatusCode.OK
+        token = telemetry.request_id.set(headers.get("x-request-id", ""))
+        try:
+            with telemetry.entry(self.path, headers.get("traceparent")):
+                try:
+                    remaining = context.time_remaining()
+                    async with asyncio.timeout(min(remaining, _DEADLINE_S) if remaining is not None else _DEADLINE_S):
+                        return await self._answer(body, headers)
+                except Exception as error:
+                    failure = self._failure(error)
+                    status = failure.status
+                    trailers = ((DETAILS_TRAILER, to_status(failure)),)
+                    await context.abort(status, failure.en, trailers)
+        finally:
+            telemetry.request_id.reset(token)
+            telemetry.RPC_SECONDS.labels(self.path, status.name).observe(perf_counter() - started)
+
+    def _failure(self, error: Exception) -> ServiceError:
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, GIVE_WAY):
+            return Unavailable("database.busy", "系统繁忙，请稍后再试", "Busy; please try again", retry_after_s=1)
+        if isinstance(error, TimeoutError):
+            return Unavailable(
+                "deadline", "处理超时，请稍后再试", "It took too long; please try again", retry_after_s=1
+            )
+        telemetry.log.error("method_failed", method=self.path, exc_info=error)
+        return Internal()
+
+    async def _answer(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        try:
+            request = self._request.FromString(body)
+        except DecodeError:
+            raise Invalid("request.malformed", "请求格式不正确", "The request is malformed") from None
+        principal = None
+        if not self._authority.public:
+            principal = await self._verifier.verify(token_in(headers.get("authorization")))
+            self._authorise(principal, request)
+        validate(request)
+        if self._outside:
+            return await self._answer_outside(request, body, principal, headers)
+        return await self._answer_in_transaction(request, body, principal, headers)
+
+    def _authorise(self, principal: Principal, request: Message) -> None:
+        if self._module is not None and self._module not in principal.modules:
+            raise Denied("auth.module_off", "本小区未启用此功能", "This community has not switched this module on")
+        permission = self._authority.permission
+        if not permission or permission in principal.permissions:
+            return
+        household, building = self._authority.household_field, self._authority.building_field
+        if household and principal.may(permission, household_id=parse_id(_field(request, household))):
+            return
+        if building and principal.may(permission, building_id=parse_id(_field(request, building))):
+            return
+        if (household or building) and principal.holds_anywhere(permission):
+            # It may well exist; whose it is is nobody else's business.
+            raise NotFound("auth.not_found", "没有找到", "Not found")
+        raise denied(permission)
+
+    async def _answer_outside(
+        self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]
+    ) -> bytes:
+        call = Call(self._clock(), principal, self._database, self._resources, headers)
+        key = self._key(headers)
+        if key is None or principal is None or self._database is None:
+            return (await self._function(call, request)).SerializeToString()
+        # The function commits on its own, and is idempotent by itself; the key answers a repetition with the same bytes.
+        async with self._database.transaction(principal.community_id, principal=principal) as transaction:
+            stored = await self._stored(transaction, key, body)
+        if stored is not None:
+            return stored
+        response = (await self._function(call, request)).SerializeToString()
+        async with self._database.transaction(principal.community_id, principal=principal) as transaction:
+            stored = await self._claim(transaction, key, body)
+            if stored is None:
+                await self._store(transaction, key, response)
+        return response if stored is None else stored
+
+    async def _answer_in_transaction(
+        self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]
+    ) -> bytes:
+        database = self._database
+        assert database is not None
+        key = self._key(headers)
+        scope: Scope = "" if principal is None else principal.community_id
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with database.transaction(scope, principal=principal) as transaction:
+                    if key is not None and principal is not None:
+                        stored = await self._claim(transaction, key, body)
+                        if stored is not None:
+                            return stored
+                    response = (await self._function(transaction, request)).SerializeToString()
+                    if key is not None and principal is not None:
+                        await self._store(transaction, key, response)
+                return response
+            except GIVE_WAY:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _key(self, headers: Mapping[str, str]) -> str | None:
+        key = headers.get("idempotency-key")
+        if key is None or self._read:
+            return None
+        if not _KEY.fullmatch(key):
+            raise Invalid(
+                "request.idempotency_key",
+                "Idempotency-Key 格式不正确",
+                "Idempotency-Key must be 1 to 128 printable ASCII characters",
+            )
+        return key
+
+    async def _claim(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
+        """Takes the key for this transaction; a second caller waits here until the first has committed, and gets its answer."""
+        owner = (transaction.community_id, transaction.caller.account_id, key)
+        if await transaction.execute(_CLAIM_KEY, *owner, self.path, _digest(body)):
+            return None
+        return await self._stored(transaction, key, body)
+
+    async def _stored(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
+        row = await transaction.fetchrow(_SELECT_KEY, transaction.community_id, transaction.caller.account_id, key)
+        if row is None:
+            return None
+        if row["method"] != self.path or row["request_hash"] != _digest(body):
+            raise Conflict(
+                "request.idempotency_key_reused",
+                "该 Idempotency-Key 已用于其他请求",
+                "This Idempotency-Key was used for another request",
+            )
+        response: bytes | None = row["response"]
+        return response
+
+    async def _store(self, transaction: Transaction, key: str, response: bytes) -> None:
+        await transaction.execute(
+            _STORE_RESPONSE, transaction.community_id, transaction.caller.account_id, key, response
+        )
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+def _field(message: Message, path: str) -> str:
+    value: Any = message
+    for name in path.split("."):
+        value = getattr(value, name)
+    return str(value)
+
+
+_validator = protovalidate.Validator()
+
+
+def validate(message: Message) -> None:
+    """Checks a message against its contract's `buf.validate` rules. Raises Invalid that names each field by its JSON path."""
+    violations = _validator.collect_violations(message)
+    if not violations:
+        return
+    fields = [FieldViolation(_path(v.proto), v.proto.rule_id or "invalid", v.proto.message or "") for v in violations]
+    raise Invalid("request.invalid", "请求内容不符合要求", "The request does not meet the contract", fields=fields)
+
+
+def _path(violation: Any) -> str:
+    path = ""
+    for element in violation.field.elements if violation.field is not None else ():
+        path += ("." if path else "") + element.field_name
+        subscript = getattr(element, "subscript", None)
+        if subscript is not None and subscript.value is not None:
+            path += f"[{subscript.value}]"
+    return path
+
+
+def methods_of(api: Api, **wiring: Any) -> list[Method]:
+    """The methods of a contract, bound to their functions. Raises TypeError when one has none, or a function answers no method."""
+    methods = []
+    for descriptor in api.contract.methods:
+        function = getattr(api.functions, snake_case(descriptor.name), None)
+        if function is None:
+            raise TypeError(
+                f"{api.functions.__name__} has no function {snake_case(descriptor.name)} for {descriptor.full_name}"
+            )
+        methods.append(Method(descriptor, function, **wiring))
+    names = {snake_case(descriptor.name) for descriptor in api.contract.methods}
+    for name, function in inspect.getmembers(api.functions, inspect.iscoroutinefunction):
+        if function.__module__ == api.functions.__name__ and not name.startswith("_") and name not in names:
+            raise TypeError(f"{api.functions.__name__}.{name} answers no method of {api.contract.full_name}")
+    return methods
+
+
+def generic_handler(methods: Sequence[Method]) -> grpc.GenericRpcHandler:
+    """The methods as grpc.aio takes them. Bytes in, bytes out: parsing is ours, so that what cannot be parsed is the caller's error."""
+    by_path: dict[str, Any] = {method.path: grpc.unary_unary_rpc_method_handler(method.serve) for method in methods}
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            return by_path.get(handler_call_details.method)
+
+    return Handler()
+
+
+class Peer:
+    """Another service's gRPC API, called with bytes."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._calls: dict[str, Any] = {}
+
+    async def call(
+        self, path: str, request: bytes, metadata: Sequence[tuple[str, str]] = (), timeout_s: float = 10.0
+    ) -> bytes:
+        """Calls one method once. Raises the error that the other side raised, or Unavailable when it does not answer in time."""
+        forbid_in_transaction("a gRPC call")
+        method = self._calls.get(path)
+        if method is None:
+            method = self._calls[path] = self._channel.unary_unary(path)
+        if parent := telemetry.traceparent():
+            metadata = (*metadata, ("traceparent", parent))
+        try:
+            response: bytes = await method(request, metadata=metadata, timeout=timeout_s)
+            return response
+        except grpc.aio.AioRpcError as error:
+            details = dict(error.trailing_metadata() or ()).get(DETAILS_TRAILER)
+            raise from_status(error.code(), details if isinstance(details, bytes) else None) from None
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()

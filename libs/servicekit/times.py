@@ -1,0 +1,43 @@
+"""Instants between contracts and code: protobuf timestamps, UTC datetimes, community time zones."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from servicekit.errors import FieldViolation, Invalid
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What people and devices mean lies between these; PostgreSQL and datetime hold more, arithmetic on the edge does not.
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def to_datetime(timestamp: Timestamp, field: str) -> datetime:
+    """A timestamp as an aware UTC datetime, to the microsecond. Raises Invalid, naming `field`, outside of the years 2000 to 2199."""
+    try:
+        instant = _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    except OverflowError:
+        instant = _LATEST
+    if not _EARLIEST <= instant < _LATEST:
+        violation = FieldViolation(field, "timestamp.range", "must lie between the years 2000 and 2199")
+        raise Invalid("request.invalid", "时间超出范围", "A time is out of range", fields=[violation])
+    return instant
+
+
+def to_timestamp(instant: datetime | None) -> Timestamp | None:
+    """A datetime as a timestamp; None stays None, which leaves a field unset."""
+    if instant is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
+
+
+def zone(name: str) -> ZoneInfo:
+    """The IANA time zone of this name. Raises Invalid when there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        violation = FieldViolation("time_zone", "time_zone", "must be an IANA time zone such as Asia/Shanghai")
+        raise Invalid("request.invalid", "时区无效", "The time zone is not known", fields=[violation]) from None

@@ -1,0 +1,315 @@
+"""What tests stand on: real servers, fresh databases, running services, signed callers.
+
+Servers are started once for each test worker; each test gets databases cloned from migrated templates and a NATS without streams.
+"""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import jwt
+import msgspec
+import nats
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from nats.aio.msg import Msg
+
+from infra.local.nats import NatsServer, start_nats
+from infra.local.ports import CHOICE, is_free
+from infra.local.postgres import PostgresServer, start_postgres
+from servicekit import schema
+from servicekit.auth import ALGORITHM, AUDIENCE, Principal, Verifier, claims_of
+from servicekit.clock import system_clock
+from servicekit.config import ProcessSettings, load
+from servicekit.database import Database, Scope, Transaction
+from servicekit.events import M, Received, event_type, received
+from servicekit.identifiers import new_id
+from servicekit.rpc import Peer
+from servicekit.service import Host, Service
+
+T = TypeVar("T")
+PASSWORD = "test"
+DEADLINE_S = 15.0
+
+
+async def eventually(probe: Callable[[], Awaitable[T]], what: str = "", deadline_s: float = DEADLINE_S) -> T:
+    """The first truthy answer of `probe`. Fails when there is none within the deadline."""
+    end = time.monotonic() + deadline_s
+    while True:
+        answer = await probe()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s} s: {what or probe}; last answer {answer!r}")
+        await asyncio.sleep(0.01)
+
+
+class TestClock:
+    """A clock that moves only when it is told to."""
+
+    __test__ = False
+
+    def __init__(self, now: datetime | None = None) -> None:
+        self.now = now or datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **duration: float) -> None:
+        """Moves forward by `timedelta(**duration)`."""
+        self.now += timedelta(**duration)
+
+
+class Servers:
+    """PostgreSQL and NATS for one test worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.postgres: PostgresServer = start_postgres(folder / "postgres", durable=False)
+        self.nats: NatsServer = start_nats(folder / "nats")
+        self._templates: dict[str, schema.Credentials] = {}
+        self._clones = 0
+
+    def stop(self) -> None:
+        self.nats.stop()
+        self.postgres.stop()
+
+    async def template(self, service: Service) -> schema.Credentials:
+        """The addresses of the migrated database that this service's test databases are cloned from."""
+        if service.name not in self._templates:
+            credentials = await schema.provision(self.postgres.url(), service.name, PASSWORD, PASSWORD)
+            await schema.migrate(credentials.owner_url, service.migrations)
+            self._templates[service.name] = credentials
+        return self._templates[service.name]
+
+    @asynccontextmanager
+    async def database(self, service: Service) -> AsyncIterator[str]:
+        """The address of a fresh database, for the service's own role."""
+        credentials = await self.template(service)
+        self._clones += 1
+        template, clone = f"linli_{service.name}", f"linli_{service.name}_{os.getpid()}_{self._clones}"
+        connection = await asyncpg.connect(self.postgres.url())
+        try:
+            await connection.execute(f"CREATE DATABASE {clone} TEMPLATE {template} OWNER {template}_owner")
+            yield credentials.service_url.rpartition("/")[0] + f"/{clone}"
+            await connection.execute(f"DROP DATABASE {clone} WITH (FORCE)")
+        finally:
+            await connection.close()
+
+    async def forget_streams(self) -> None:
+        """Deletes every stream."""
+        client = await nats.connect(self.nats.url)
+        try:
+            for stream in await client.jsm().streams_info():
+                await client.jsm().delete_stream(stream.config.name or "")
+        finally:
+            await client.close()
+
+
+class Mint:
+    """Signs access tokens as identity would, for tests of services that run without it."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        jwk = jwt.algorithms.OKPAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        self._jwks = msgspec.json.encode({"keys": [{**jwk, "kid": "test", "alg": ALGORITHM, "use": "sig"}]})
+
+    async def keys(self) -> bytes:
+        """The published keys."""
+        return self._jwks
+
+    def token(self, principal: Principal, **claims: Any) -> str:
+        """A token for `principal`; `claims` override what it says."""
+        now = int(time.time())
+        payload = {**claims_of(principal), "aud": AUDIENCE, "iat": now, "exp": now + 600, **claims}
+        return jwt.encode(payload, self._key, algorithm=ALGORITHM, headers={"kid": "test"})
+
+
+def principal(
+    *permissions: str,
+    community_id: uuid.UUID | None = None,
+    account_id: uuid.UUID | None = None,
+    household: Mapping[uuid.UUID, Sequence[str]] | None = None,
+    modules: Sequence[str] = ("parking", "billing", "insights", "ingest"),
+) -> Principal:
+    """Somebody who holds these permissions for the community, and others for households."""
+    return Principal(
+        account_id=account_id or new_id(),
+        community_id=community_id or new_id(),
+        permissions=frozenset(permissions),
+        by_household={key: frozenset(value) for key, value in (household or {}).items()},
+        modules=frozenset(modules),
+    )
+
+
+@dataclass(slots=True)
+class Caller:
+    """Calls gRPC methods as one principal. Raises the service's errors."""
+
+    peer: Peer
+    token: str | None
+
+    async def call(self, method: str, request: Message, **metadata: str) -> Any:
+        """Calls `linli.parking.v1.ParkingService/GetLot`; keywords are metadata with `_` for `-`."""
+        service, _, name = method.partition("/")
+        descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+        headers = [(key.replace("_", "-"), value) for key, value in metadata.items()]
+        if self.token is not None:
+            headers.append(("authorization", f"Bearer {self.token}"))
+        answer = await self.peer.call(f"/{method}", request.SerializeToString(), headers)
+        return GetMessageClass(descriptor.output_type).FromString(answer)
+
+
+@dataclass(slots=True)
+class Platform:
+    """Services that run in this process on fresh databases."""
+
+    host: Host
+    mint: Mint
+    clock: Any
+    grpc_address: str
+    ops_url: str
+    http_urls: dict[str, str]
+    nats_url: str
+    database_urls: dict[str, str]
+    _peer: Peer
+    seen: dict[str, list[Received[Any]]] = field(default_factory=dict)
+
+    def caller(self, who: Principal | None = None, **claims: Any) -> Caller:
+        """Calls as `who`, or without a token."""
+        return Caller(self._peer, None if who is None else self.mint.token(who, **claims))
+
+    def database(self, service: str) -> Database:
+        """A running service's database, to look at what the test cannot see from outside."""
+        for running in self.host.running:
+            if running.name == service and running.database is not None:
+                return running.database
+        raise LookupError(service)
+
+    @asynccontextmanager
+    async def transaction(self, service: str, scope: Scope) -> AsyncIterator[Transaction]:
+        """A transaction on a running service's database."""
+        async with self.database(service).transaction(scope) as transaction:
+            yield transaction
+
+    async def publish(self, message: Message, community_id: uuid.UUID, *, event_id: str | None = None, **envelope: Any) -> str:
+        """Publishes an event as another service would. Returns its id."""
+        from servicekit.events import envelope as wrap
+
+        running = self.host.running[0]
+        identifier = event_id or str(new_id())
+        envelope.setdefault("occurred_at", datetime.now(UTC))
+        await running.publisher.publish(wrap(message, community_id, event_id=identifier, **envelope))
+        return identifier
+
+    def events(self, message: type[M]) -> list[Received[M]]:
+        """The events of a type that were published since the platform started, in order."""
+        return self.seen.get(event_type(message).name, [])
+
+    async def event(self, message: type[M], where: Callable[[Received[M]], bool] = lambda _event: True) -> Received[M]:
+        """The first published event of a type that fits; waits for it."""
+
+        async def find() -> Received[M] | None:
+            return next((event for event in self.events(message) if where(event)), None)
+
+        found = await eventually(find, f"{message.DESCRIPTOR.full_name}")
+        assert found is not None
+        return found
+
+
+def free_address() -> str:
+    """A loopback address that nobody listens on."""
+    start = (os.getpid() * 37) % len(CHOICE)
+    for step in range(len(CHOICE)):
+        port = CHOICE[(start + step * 7 + _taken.count(0)) % len(CHOICE)]
+        if port not in _taken and is_free(port):
+            _taken.append(port)
+            return f"127.0.0.1:{port}"
+    raise OSError("no free port")
+
+
+_taken: list[int] = []
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables for a block."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@asynccontextmanager
+async def platform(
+    servers: Servers,
+    *services: Service,
+    clock: Callable[[], datetime] | None = None,
+    mint: Mint | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Platform]:
+    """Runs services in this process. With `mint`, the default, tokens are the test's own; pass `mint=None` through `identity` in `services`."""
+    from contextlib import AsyncExitStack
+
+    await servers.forget_streams()
+    signer = mint or Mint()
+    grpc_address, ops_address = free_address(), free_address()
+    values = {
+        "LINLI_GRPC_ADDRESS": grpc_address,
+        "LINLI_OPS_ADDRESS": ops_address,
+        "LINLI_SERVICE_ADDRESS": grpc_address,
+        "LINLI_NATS_URL": servers.nats.url,
+        "LINLI_DRAIN_S": "5",
+    }
+    http_urls: dict[str, str] = {}
+    database_urls: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        for service in services:
+            if service.migrations is not None:
+                database_urls[service.name] = await stack.enter_async_context(servers.database(service))
+                values[f"LINLI_{service.name.upper()}_DATABASE_URL"] = database_urls[service.name]
+            if service.http is not None:
+                address = free_address()
+                values[f"LINLI_{service.name.upper()}_HTTP_ADDRESS"] = address
+                http_urls[service.name] = f"http://{address}"
+        stack.enter_context(environment({**values, **(settings or {})}))
+        process = load(ProcessSettings)
+        watcher = await nats.connect(servers.nats.url)
+        stack.push_async_callback(watcher.close)
+        own_keys = all(service.name != "identity" for service in services)
+        verifier = Verifier(signer.keys) if own_keys else None
+        host = Host(services, process, clock or system_clock, verifier)
+        peer = Peer(grpc_address)
+        stack.push_async_callback(peer.close)
+        running = Platform(
+            host, signer, clock, grpc_address, f"http://{ops_address}", http_urls, servers.nats.url, database_urls, peer
+        )
+        await _watch(watcher, running)
+        stack.push_async_callback(host.stop)
+        await host.start()
+        yield running
+
+
+async def _watch(client: Any, running: Platform) -> None:
+    async def keep(message: Msg) -> None:
+        headers = message.headers or {}
+        name = headers.get("ce-type")
+        if name:
+            kind = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
+            running.seen.setdefault(name, []).append(received(headers, message.data, kind))
+
+    for subject in ("linli.>", "device.>"):
+        await client.subscribe(subject, cb=keep)
+    await client.flush()
