@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help up reset test check bench proto lock contracts-accept format
+.PHONY: help up reset test check bench proto events lock contracts-accept format
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,9 @@ bench: $(STAMP) ## Print measured figures as JSON lines
 
 proto: $(STAMP) ## Generate libs/linli from proto/
 	$(BIN)/python -m tools.contracts generate
+
+events: $(STAMP) ## Generate docs/events.md from the services' declarations
+	$(BIN)/python -m tools.event_catalogue
 
 contracts-accept: $(STAMP) ## Accept the contracts as they are now as what later ones must stay compatible with
 	$(BIN)/python -m tools.contracts accept

@@ -4,11 +4,11 @@ import uuid
 from pathlib import Path
 
 from linli.parking.v1.events_pb2 import LaneConfigured, VehicleEntered
-
 from servicekit.database import Transaction
 from servicekit.events import Received
 from servicekit.messaging import on
 from servicekit.service import Service
+
 from tests.support import Servers, eventually, platform
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -1,0 +1,99 @@
+"""What operators do with services' databases: migrate them, look at dead letters, replay."""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import asyncpg
+import typer
+
+from console import catalog
+from servicekit import messaging, outbox, schema
+from servicekit.clock import system_clock
+from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, SettingsError, load
+from servicekit.database import PLATFORM, Database, open_database
+from servicekit.service import Service
+
+LIST_DEAD_LETTERS = """
+SELECT dead_letter_id, consumer, subject, error, failed_at, replayed_at FROM dead_letters
+WHERE $1 OR replayed_at IS NULL ORDER BY failed_at LIMIT 1000
+"""
+SELECT_DEAD_LETTERS = """
+SELECT dead_letter_id, subject, headers, body FROM dead_letters
+WHERE (dead_letter_id = ANY($1::uuid[])) OR ($1::uuid[] = '{}' AND replayed_at IS NULL) ORDER BY failed_at LIMIT 1000
+"""
+MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $2 WHERE dead_letter_id = $1"
+
+
+class DatabaseError(Exception):
+    """A database could not be reached or changed; the text says which and why."""
+
+
+async def migrate(services: Sequence[Service]) -> None:
+    """Brings each service's database up to date. Raises DatabaseError, SettingsError."""
+    for service in services:
+        if service.migrations is None:
+            continue
+        settings = load(DatabaseSettings, service.name)
+        if not settings.migration_url:
+            raise SettingsError(f"LINLI_{service.name.upper()}_MIGRATION_URL is not set")
+        try:
+            await schema.migrate(settings.migration_url, service.migrations)
+        except (schema.MigrationError, TimeoutError) as error:
+            raise DatabaseError(f"{service.name}: {error}") from error
+        typer.echo(f"{service.name}: up to date")
+
+
+@asynccontextmanager
+async def _database(name: str) -> AsyncIterator[Database]:
+    (service,) = catalog.find([name])
+    if service.migrations is None:
+        raise DatabaseError(f"{name} has no database")
+    try:
+        database = await open_database(name, load(DatabaseSettings, name).database_url, pool_size=1, clock=system_clock)
+    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+        raise DatabaseError(f"{name}'s database cannot be reached: {error}") from error
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def list_dead_letters(service: str, *, every: bool) -> None:
+    """Prints dead letters as JSON lines."""
+    async with _database(service) as database, database.transaction(PLATFORM) as transaction:
+        for row in await transaction.fetch(LIST_DEAD_LETTERS, every):
+            typer.echo(json.dumps({key: None if value is None else str(value) for key, value in row.items()}, ensure_ascii=False))
+
+
+async def replay_dead_letters(service: str, identifiers: Sequence[str]) -> None:
+    """Publishes dead letters again and marks them."""
+    try:
+        chosen = [uuid.UUID(identifier) for identifier in identifiers]
+    except ValueError:
+        raise DatabaseError("a dead letter's id is a UUID, as `linli deadletters list` prints it") from None
+    process = load(ProcessSettings)
+    client = await messaging.connect(process, load(NatsSettings, service), f"{service}-console")
+    publisher = messaging.Publisher(client, service)
+    try:
+        async with _database(service) as database:
+            async with database.transaction(PLATFORM) as transaction:
+                letters = await transaction.fetch(SELECT_DEAD_LETTERS, chosen)
+            for letter in letters:
+                # Without its id for JetStream, which would take it for a repetition.
+                headers = {key: value for key, value in json.loads(letter["headers"]).items() if key != "Nats-Msg-Id"}
+                await publisher.send(letter["subject"], letter["body"], headers)
+                async with database.transaction(PLATFORM) as transaction:
+                    await transaction.execute(MARK_REPLAYED, letter["dead_letter_id"], system_clock())
+    finally:
+        await client.close()
+    typer.echo(f"{len(letters)} replayed")
+
+
+async def replay_outbox(service: str, since: datetime) -> None:
+    """Marks what was published since an instant as unsent; the running service's relay publishes it again within a second."""
+    async with _database(service) as database, database.transaction(PLATFORM) as transaction:
+        count = await outbox.replay(transaction, since if since.tzinfo else since.replace(tzinfo=UTC))
+    typer.echo(f"{count} to be published again")

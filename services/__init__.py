@@ -1,0 +1,1 @@
+"""The services of Linli, one package each; none imports another."""

@@ -1,0 +1,1 @@
+"""Parking: lots, lanes, permits, sessions and what a stay costs."""

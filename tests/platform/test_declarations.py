@@ -1,0 +1,40 @@
+"""What all declarations say together."""
+
+from pathlib import Path
+
+from console import catalog
+from servicekit.events import event_type
+from tools.event_catalogue import problems, render
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "events.md"
+SERVICES = catalog.find(["all"])
+
+
+def test_every_event_that_is_consumed_is_published_and_every_published_event_is_in_a_contract() -> None:
+    assert problems(SERVICES) == []
+
+
+def test_the_check_sees_an_event_that_nobody_publishes() -> None:
+    silent = [service for service in SERVICES if service.name != "parking"]
+    assert any("nobody publishes" in problem for problem in problems(silent))
+
+
+def test_the_event_catalogue_is_fresh() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == render(SERVICES), "run `make events`"
+
+
+def test_consumers_have_names_of_their_own() -> None:
+    names = [f"{service.name}-{consumption.name}" for service in SERVICES for consumption in service.consumes if consumption.mode != "live"]
+    assert len(names) == len(set(names))
+
+
+def test_reactions_say_what_they_do_and_on_what() -> None:
+    for service in SERVICES:
+        for consumption in service.consumes:
+            assert "_on_" in consumption.name, f"{service.name}.{consumption.name}"
+
+
+def test_every_published_event_is_an_event_of_a_contract() -> None:
+    for service in SERVICES:
+        for message in service.publishes:
+            assert event_type(message).name.startswith("linli.")
