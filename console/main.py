@@ -194,3 +194,7 @@ def otp(phone: str, data: Folder = DEFAULT_FOLDER) -> None:
     if code is None:
         _fail(f"no code was sent to {phone} lately")
     typer.echo(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -96,7 +96,7 @@ def start_postgres(data_dir: Path, *, port: int | None = None, durable: bool = T
         title="PostgreSQL",
         executable=executable("postgres"),
         folder=folder,
-        stop_signals=(signal.SIGINT, signal.SIGQUIT),
+        stop_signals=(signal.SIGINT, signal.SIGQUIT),  # "fast" and "immediate" shutdown
     )
     if len(bytes(process.data)) > PATH_BYTES_MAX:
         raise LocalServerError(f"the path of the data folder is longer than {PATH_BYTES_MAX} bytes: {folder}")

@@ -2,8 +2,9 @@
 
 A server owns one folder: `lock`, `server.log`, `ports.json`, what it is configured by, and `data`. It runs in its own
 session, so Ctrl-C in the terminal reaches only the parent, and dies with its parent, however that dies. Started by root
-it runs as an unprivileged account, to which only `data` and what it must read belong: root writes to none of the
-folders in which that account could put a symbolic link.
+it runs as an unprivileged account, which owns only `data` and the files it must read: root writes into no folder where
+that account could put a symbolic link.
+
 Which server it is, its settings and its test of readiness are given by `postgres.py` and `nats.py`; what happens in the
 new process before the server's own code is in `child.py`.
 """
@@ -104,7 +105,8 @@ class ServerProcess:
     title: str
     executable: Path
     folder: Path
-    # Polite first; after the last comes SIGKILL. The first is also sent when this process dies.
+    # Polite first; after the last comes SIGKILL. The last is also sent when this process dies: nobody is left then to
+    # see whether a polite one was heeded.
     stop_signals: tuple[signal.Signals, ...]
     _process: subprocess.Popen[bytes] | None = None
     _lock: int | None = None
@@ -181,7 +183,7 @@ class ServerProcess:
             self.log.replace(self.log.with_suffix(".log.1"))
         self.log.touch(mode=0o600)
         with self.log.open("ab") as log:
-            return spawn(command, folder, account_for(self.data), log, self.stop_signals[0])
+            return spawn(command, folder, account_for(self.data), log, self.stop_signals[-1])
 
     def _failure(self, what: str) -> LocalServerError:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
@@ -196,12 +198,12 @@ class ServerProcess:
             self._lock = None
 
     def _end_process(self, process: subprocess.Popen[bytes], signals: tuple[signal.Signals, ...]) -> None:
-        if process.stdin:
-            process.stdin.close()  # which ends the watcher in it
         if process.poll() is None:
             server = psutil.Process(process.pid)
             end([server, *server.children(recursive=True)], server, signals)
             process.wait()
+        if process.stdin:
+            process.stdin.close()  # which ends the watcher
         self._end_left_behind(())  # children of a server that died on its own
 
     def _end_left_behind(self, signals: tuple[signal.Signals, ...]) -> None:

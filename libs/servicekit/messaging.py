@@ -66,6 +66,8 @@ async def connect(process: ProcessSettings, settings: NatsSettings, name: str) -
             return await nats.connect(
                 process.nats_url,
                 name=name,
+                # Its own inboxes only: what others ask for is none of its business.
+                inbox_prefix=f"_INBOX.{name}".encode(),
                 user=settings.nats_user or None,
                 password=settings.nats_password or None,
                 error_cb=on_error,

@@ -106,6 +106,12 @@ def outside_transaction(function: F) -> F:
     return function
 
 
+def secret_answer(function: F) -> F:
+    """Marks a method whose answer holds a secret, which is kept nowhere: a repeated idempotency key acts once, but is not answered again."""
+    function.__dict__["secret_answer"] = True
+    return function
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """A service's contract and the module whose functions answer it."""
@@ -146,6 +152,7 @@ class Method:
         self._request = GetMessageClass(descriptor.input_type)
         self._function = function
         self._read = is_read(descriptor)
+        self._secret = getattr(function, "secret_answer", False)
         self._outside = getattr(function, "outside_transaction", False) or database is None
         self._module = None if always_on else service
         self._verifier = verifier
@@ -271,13 +278,13 @@ class Method:
 
     async def _claim(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
         """Takes the key for this transaction; a second caller waits here until the first has committed, and gets its answer."""
-        owner = (transaction.community_id, transaction.caller.account_id, key)
+        owner = (transaction.caller.community_id, transaction.caller.account_id, key)
         if await transaction.execute(_CLAIM_KEY, *owner, self.path, _digest(body)):
             return None
         return await self._stored(transaction, key, body)
 
     async def _stored(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
-        row = await transaction.fetchrow(_SELECT_KEY, transaction.community_id, transaction.caller.account_id, key)
+        row = await transaction.fetchrow(_SELECT_KEY, transaction.caller.community_id, transaction.caller.account_id, key)
         if row is None:
             return None
         if row["method"] != self.path or row["request_hash"] != _digest(body):
@@ -287,12 +294,17 @@ class Method:
                 "This Idempotency-Key was used for another request",
             )
         response: bytes | None = row["response"]
+        if response is None:
+            raise Conflict(
+                "request.answer_not_kept",
+                "该请求已执行；答复含密钥，不再重复给出",
+                "This was done already; its answer held a secret and was not kept",
+            )
         return response
 
     async def _store(self, transaction: Transaction, key: str, response: bytes) -> None:
-        await transaction.execute(
-            _STORE_RESPONSE, transaction.community_id, transaction.caller.account_id, key, response
-        )
+        if not self._secret:
+            await transaction.execute(_STORE_RESPONSE, transaction.caller.community_id, transaction.caller.account_id, key, response)
 
 
 def _digest(body: bytes) -> bytes:

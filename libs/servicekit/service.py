@@ -116,6 +116,9 @@ class Service:
     resources: Callable[[Running], contextlib.AbstractAsyncContextManager[Sequence[object]]] | None = None
     # Builds the HTTP application that it serves on its own address.
     http: Callable[[Running], Asgi] | None = None
+    # Subjects and JetStream API subjects that it uses beside its events; its NATS user may use these and no more.
+    nats_publishes: Sequence[str] = ()
+    nats_subscribes: Sequence[str] = ()
     # A community cannot switch it off.
     always_on: bool = False
 
@@ -288,6 +291,8 @@ class Host:
             access_log=False,
             lifespan="off",
             server_header=False,
+            # Whose X-Forwarded-For is believed is the application's to say; uvicorn would believe everybody on this machine.
+            proxy_headers=False,
             date_header=False,
             timeout_graceful_shutdown=self._process.drain_s,
             timeout_keep_alive=75,

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -97,12 +97,15 @@ class Parent:
         self.family = [process for process in psutil.process_iter() if session(process) in sessions]
         self.family += [child for server in self.servers for child in server.children(recursive=True)]
 
-    def end(self) -> str:
-        output, _ = self.process.communicate(timeout=30)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.process.kill()
+        self.process.communicate()
         for process in self.family:
             if runs(process):
                 process.kill()
-        return output
 
 
 @pytest.fixture
@@ -115,46 +118,43 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("watcher", sorted({"stdin", process_module.WATCHER}))
 def test_a_parent_killed_with_sigkill_leaves_no_server_running(tmp_path: Path, watcher: str) -> None:
-    parent = Parent(tmp_path, watcher)
-    assert len(parent.servers) == 2
+    with Parent(tmp_path, watcher) as parent:
+        assert len(parent.servers) == 2
 
-    parent.process.kill()
+        parent.process.kill()
 
-    assert eventually(lambda: not any(runs(process) for process in parent.family))
-    parent.end()
+        assert eventually(lambda: not any(runs(process) for process in parent.family))
 
 
 def test_a_parent_that_ends_without_stopping_them_takes_the_servers_along(tmp_path: Path) -> None:
-    parent = Parent(tmp_path)
+    with Parent(tmp_path) as parent:
+        parent.process.terminate()
 
-    parent.process.terminate()
-
-    assert eventually(lambda: not any(runs(process) for process in parent.family))
-    parent.end()
+        assert eventually(lambda: not any(runs(process) for process in parent.family))
 
 
 @pytest.mark.parametrize("watcher", sorted({"stdin", process_module.WATCHER}))
 def test_the_parent_stops_the_servers_in_order(tmp_path: Path, watcher: str) -> None:
-    parent = Parent(tmp_path, watcher)
-    assert parent.process.stdin
+    with Parent(tmp_path, watcher) as parent:
+        began = time.monotonic()
+        output, _ = parent.process.communicate("", timeout=30)
 
-    parent.process.stdin.close()
-    began = time.monotonic()
-    parent.process.wait(30)
-
-    assert time.monotonic() - began < 5
-    assert not any(runs(process) for process in parent.family)
-    assert "database system is shut down" in (tmp_path / "postgres" / "server.log").read_text()
-    parent.process.stdin = None
-    assert parent.end() == "stopped\n"
+        assert output == "stopped\n"
+        assert time.monotonic() - began < 5
+        assert not any(runs(server) for server in parent.servers)
+        assert eventually(lambda: not any(runs(process) for process in parent.family))
+    log = (tmp_path / "postgres" / "server.log").read_text()
+    assert "received fast shutdown request" in log
+    assert "immediate" not in log.replace("checkpoint starting: shutdown immediate", "")
 
 
 def test_ctrl_c_in_the_terminal_reaches_the_parent_alone(tmp_path: Path) -> None:
-    parent = Parent(tmp_path)
+    with Parent(tmp_path) as parent:
+        os.killpg(parent.process.pid, signal.SIGINT)
 
-    os.killpg(parent.process.pid, signal.SIGINT)
+        output, _ = parent.process.communicate(timeout=30)
 
-    assert parent.end() == "the answer is 42\nstopped\n"
+        assert output == "the answer is 42\nstopped\n"
 
 
 def test_servers_that_outlived_a_crashed_run_are_stopped_by_the_next(
@@ -163,20 +163,19 @@ def test_servers_that_outlived_a_crashed_run_are_stopped_by_the_next(
     nats: Callable[..., NatsServer],
     sql: Callable[[PostgresServer, str], list[Any]],
 ) -> None:
-    parent = Parent(tmp_path, watcher="stdin")
-    watchers = [process for process in parent.family if process.name().startswith("python")]
-    assert len(watchers) == 2
-    for process in [*watchers, psutil.Process(parent.process.pid)]:
-        process.kill()
-    parent.process.wait()
-    assert all(runs(server) for server in parent.servers)
+    with Parent(tmp_path, watcher="stdin") as parent:
+        watchers = [process for process in parent.family if process.name().startswith("python")]
+        assert len(watchers) == 2
+        for process in [*watchers, psutil.Process(parent.process.pid)]:
+            process.kill()
+        parent.process.wait()
+        assert all(runs(server) for server in parent.servers)
 
-    server = postgres(tmp_path / "postgres")
-    nats(tmp_path / "nats")
+        server = postgres(tmp_path / "postgres")
+        nats(tmp_path / "nats")
 
-    assert not any(runs(process) for process in parent.servers)
-    assert sql(server, "SELECT 1") == [1]
-    parent.end()
+        assert not any(runs(process) for process in parent.servers)
+        assert sql(server, "SELECT 1") == [1]
 
 
 def test_a_server_gets_none_of_the_environments_secrets(

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from infra.local.postgres import PostgresServer, start_postgres
-from infra.local.process import LocalServerError
+from infra.local.process import LocalServerError, account_for, spawn
 
 Start = Callable[..., PostgresServer]
 Sql = Callable[[PostgresServer, str], list[Any]]
@@ -126,12 +128,17 @@ def wait_until(condition: Callable[[], bool], seconds_max: float = 10) -> None:
 def test_a_process_number_left_behind_and_used_by_somebody_else_is_no_obstacle(tmp_path: Path, postgres: Start, sql: Sql) -> None:
     server = postgres(tmp_path)
     server.kill()
+    account = account_for(tmp_path / "data")
+    somebody = spawn(["/bin/sleep", "60"], tmp_path, account, subprocess.DEVNULL, signal.SIGKILL)
     left_behind = tmp_path / "data" / "postmaster.pid"
-    left_behind.write_text("\n".join([str(os.getpid()), *left_behind.read_text().splitlines()[1:]]))
+    left_behind.write_text("\n".join([str(somebody.pid), *left_behind.read_text().splitlines()[1:]]))
 
     server.restart()
 
     assert sql(server, "SELECT 1") == [1]
+    assert somebody.poll() is None
+    somebody.kill()
+    somebody.wait()
 
 
 def test_an_interrupted_first_start_is_begun_anew(tmp_path: Path, postgres: Start, sql: Sql) -> None:

@@ -246,6 +246,79 @@ class GateAcknowledged(_message.Message):
 Global___GateAcknowledged: _TypeAlias = GateAcknowledged  # noqa: Y015
 
 @_typing.final
+class OpenedOffline(_message.Message):
+    """A barrier that is wired to its camera was opened by the lane's offline rule, because no decision came within the lane's limit. A person
+    reviews the passage. Published once for each record, even when the read itself could not be.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    LANE_ID_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    PLATE_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    IMAGE_KEYS_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """The camera that was answered."""
+    lane_id: _builtins.str
+    record_id: _builtins.str
+    """The record id of the PlateRead."""
+    plate: _builtins.str
+    """As the camera wrote it; empty when unread."""
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """When the camera says it was, and when we answered."""
+
+    @_builtins.property
+    def opened_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def image_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        lane_id: _builtins.str = ...,
+        record_id: _builtins.str = ...,
+        plate: _builtins.str = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        opened_at: _timestamp_pb2.Timestamp | None = ...,
+        image_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "opened_at", b"opened_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "image_keys", b"image_keys", "lane_id", b"lane_id", "occurred_at", b"occurred_at", "opened_at", b"opened_at", "plate", b"plate", "record_id", b"record_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenedOffline: _TypeAlias = OpenedOffline  # noqa: Y015
+
+@_typing.final
+class DeviceChanged(_message.Message):
+    """A device was registered, got a new secret, or was disabled: what is remembered of its credentials is out of date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    disabled: _builtins.bool
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        disabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "disabled", b"disabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceChanged: _TypeAlias = DeviceChanged  # noqa: Y015
+
+@_typing.final
 class DeviceOnline(_message.Message):
     """A device was heard again after it had been offline, or for the first time."""
 

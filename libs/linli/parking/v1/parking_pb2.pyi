@@ -368,6 +368,7 @@ class Lane(_message.Message):
     GATE_DEVICE_ID_FIELD_NUMBER: _builtins.int
     OFFLINE_RULE_FIELD_NUMBER: _builtins.int
     DECISION_LIMIT_MS_FIELD_NUMBER: _builtins.int
+    LANE_NUMBER_FIELD_NUMBER: _builtins.int
     lane_id: _builtins.str
     lot_id: _builtins.str
     name: _builtins.str
@@ -377,6 +378,8 @@ class Lane(_message.Message):
     offline_rule: Global___OfflineRule.ValueType
     decision_limit_ms: _builtins.int
     """How long a decision may take, in milliseconds; GB 50396 asks for an answer within two seconds."""
+    lane_number: _builtins.int
+    """The camera's own number of the lane; 0 when it watches one lane."""
     def __init__(
         self,
         *,
@@ -388,10 +391,11 @@ class Lane(_message.Message):
         gate_device_id: _builtins.str = ...,
         offline_rule: Global___OfflineRule.ValueType = ...,
         decision_limit_ms: _builtins.int = ...,
+        lane_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_device_id", b"camera_device_id", "decision_limit_ms", b"decision_limit_ms", "direction", b"direction", "gate_device_id", b"gate_device_id", "lane_id", b"lane_id", "lot_id", b"lot_id", "name", b"name", "offline_rule", b"offline_rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_device_id", b"camera_device_id", "decision_limit_ms", b"decision_limit_ms", "direction", b"direction", "gate_device_id", b"gate_device_id", "lane_id", b"lane_id", "lane_number", b"lane_number", "lot_id", b"lot_id", "name", b"name", "offline_rule", b"offline_rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,6 +412,7 @@ class CreateLaneRequest(_message.Message):
     GATE_DEVICE_ID_FIELD_NUMBER: _builtins.int
     OFFLINE_RULE_FIELD_NUMBER: _builtins.int
     DECISION_LIMIT_MS_FIELD_NUMBER: _builtins.int
+    LANE_NUMBER_FIELD_NUMBER: _builtins.int
     lot_id: _builtins.str
     name: _builtins.str
     direction: Global___Direction.ValueType
@@ -416,6 +421,8 @@ class CreateLaneRequest(_message.Message):
     offline_rule: Global___OfflineRule.ValueType
     decision_limit_ms: _builtins.int
     """0 takes 2000."""
+    lane_number: _builtins.int
+    """0 when the camera watches one lane."""
     def __init__(
         self,
         *,
@@ -426,10 +433,11 @@ class CreateLaneRequest(_message.Message):
         gate_device_id: _builtins.str = ...,
         offline_rule: Global___OfflineRule.ValueType = ...,
         decision_limit_ms: _builtins.int = ...,
+        lane_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_device_id", b"camera_device_id", "decision_limit_ms", b"decision_limit_ms", "direction", b"direction", "gate_device_id", b"gate_device_id", "lot_id", b"lot_id", "name", b"name", "offline_rule", b"offline_rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera_device_id", b"camera_device_id", "decision_limit_ms", b"decision_limit_ms", "direction", b"direction", "gate_device_id", b"gate_device_id", "lane_number", b"lane_number", "lot_id", b"lot_id", "name", b"name", "offline_rule", b"offline_rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1055,19 +1063,22 @@ class QuoteLine(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TEXT_FIELD_NUMBER: _builtins.int
+    TEXT_ZH_FIELD_NUMBER: _builtins.int
+    TEXT_EN_FIELD_NUMBER: _builtins.int
     AMOUNT_FEN_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
+    text_zh: _builtins.str
+    text_en: _builtins.str
     amount_fen: _builtins.int
     def __init__(
         self,
         *,
-        text: _builtins.str = ...,
+        text_zh: _builtins.str = ...,
+        text_en: _builtins.str = ...,
         amount_fen: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_fen", b"amount_fen", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_fen", b"amount_fen", "text_en", b"text_en", "text_zh", b"text_zh"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

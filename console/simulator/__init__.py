@@ -1,0 +1,1 @@
+"""Simulated devices and people: they know nothing of Linli but its protocols."""
