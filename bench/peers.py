@@ -1,4 +1,4 @@
-"""What Linli is measured against: the same work by the plainest means. Run as `python -m bench.peers KIND`, addresses in the environment."""
+"""What Linli is measured against: the same work by the plainest means. `python -m bench.peers KIND`, with addresses in the environment."""
 
 import asyncio
 import os
@@ -11,6 +11,7 @@ import grpc.aio
 import nats
 import uvicorn
 import uvloop
+
 from linli.identity.v1.identity_pb2 import Community, GetCommunityRequest
 
 PATH = "/linli.identity.v1.IdentityService/GetCommunity"
@@ -25,6 +26,7 @@ async def serve_grpc() -> None:
 
     async def get_community(_request: GetCommunityRequest, _context: Any) -> Community:
         row = await pool.fetchrow(READ, community)
+        assert row is not None
         return Community(
             community_id=str(row["community_id"]),
             name=row["name"],
@@ -86,10 +88,11 @@ def chain_application() -> Any:
     async def decide(request: Request) -> JSONResponse:
         body = await request.json()
         if not state:
-            client = await nats.connect(os.environ["PEER_NATS"], user=os.environ["PEER_NATS_USER"], password=os.environ["PEER_NATS_PASSWORD"])
+            user, password = os.environ["PEER_NATS_USER"], os.environ["PEER_NATS_PASSWORD"]
+            client = await nats.connect(os.environ["PEER_NATS"], user=user, password=password, inbox_prefix=f"_INBOX.{user}".encode())
             state["stream"] = client.jetstream()
             state["pool"] = await asyncpg.create_pool(os.environ["PEER_DATABASE_URL"], min_size=8, max_size=8)
-        await state["stream"].publish("bench.decisions", await request.body())
+        await state["stream"].publish(os.environ["PEER_SUBJECT"], await request.body())
         async with state["pool"].acquire() as connection, connection.transaction():
             await connection.execute("INSERT INTO bench_decisions (plate) VALUES ($1)", body["plate"])
         return JSONResponse({"open": True})

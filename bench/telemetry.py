@@ -1,7 +1,7 @@
 """How fast the telemetry writer drains a stream, against a bare binary copy of the same batches; and how fast a day is read.
 
-Run it as `python -m bench.telemetry`: it starts its own durable PostgreSQL and NATS, prints JSON lines and takes about 40 s. The writer is the
-real service: stream, consumer, row-level security, idempotent chunks, one commit for each gathering. The ceiling decodes the same protobuf batches
+Run it as `python -m bench.telemetry`: it starts its own durable PostgreSQL and NATS, prints JSON lines and takes about 40 s. The writer is
+the real service: stream, consumer, row-level security, idempotent chunks, a commit for each gathering. The ceiling decodes the same batches
 from memory and copies a row for each reading into a partitioned table without walls, keys or indexes.
 """
 
@@ -48,7 +48,7 @@ READINGS = 100
 METRICS = 4
 DEVICES = 20
 ROUNDS = 5
-DAY_READS = 200
+DAY_READS = 100
 # What the consumer gathers at most, so that the ceiling commits as seldom.
 COPIED_AT_ONCE = 256
 COMMUNITY = uuid.uuid4()

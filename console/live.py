@@ -11,6 +11,7 @@ from rich.text import Text
 
 _LATENCIES_KEPT = 2000
 _EVENTS_SHOWN = 12
+_COLUMNS = ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms")
 _TEXTS = {
     "car_in": "in",
     "car_out": "out",
@@ -60,7 +61,7 @@ class Figures:
     def render(self) -> Group:
         """The table as rich draws it."""
         table = Table(title="邻里示范小区 · live")
-        for column in ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms"):
+        for column in _COLUMNS:
             table.add_column(column, justify="right")
         entered, left = self.counts.get("car_in", 0), self.counts.get("car_out", 0)
         table.add_row(

@@ -153,7 +153,7 @@ async def _people(manager: Api) -> list[str]:
     for phone, name, role in ROLES:
         await manager.call("POST", "/v1/role-grants", {"phone": phone, "name": name, "role": role}, key=f"demo-role-{phone}")
     buildings: dict[str, str] = {}
-    households = []
+    households: list[str] = []
     for building, label, area, members, plates in HOUSEHOLDS:
         if building not in buildings:
             made = await manager.call("POST", "/v1/buildings", {"name": building}, key=f"demo-building-{len(buildings)}")
@@ -180,7 +180,8 @@ async def _parking(manager: Api, households: list[str]) -> tuple[str, list[Demon
     area = await manager.call("POST", f"{path}/areas", {"name": "B1", "capacity": 60}, key="demo-area")
     spaces = []
     for index in range(4):
-        space = await manager.call("POST", f"/v1/parking/areas/{area['area_id']}/spaces", {"label": f"B1-{index + 1:02}"}, key=f"demo-space-{index}")
+        label = {"label": f"B1-{index + 1:02}"}
+        space = await manager.call("POST", f"/v1/parking/areas/{area['area_id']}/spaces", label, key=f"demo-space-{index}")
         spaces.append(space["space_id"])
     # Dates are whole days, so that a repeated start asks for the same.
     today = now.replace(hour=0, minute=0, second=0)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import aiomqtt
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from linli.parking.v1.events_pb2 import GateCommand
 
 _RECONNECT_S = 0.5
@@ -26,6 +27,7 @@ class Gate:
         self._key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key))
         self._counter = 0
         self._on_open = on_open
+        self._moved = asyncio.Condition()
 
     async def run(self) -> None:
         """Obeys until it is cancelled, and comes back however often the broker goes away."""
@@ -43,6 +45,15 @@ class Gate:
                 self.connected.clear()
                 await asyncio.sleep(_RECONNECT_S)
 
+    async def opens_beyond(self, count: int, within_s: float) -> bool:
+        """Whether the gate has opened more than `count` times, now or within the time."""
+        async with self._moved:
+            try:
+                await asyncio.wait_for(self._moved.wait_for(lambda: len(self.opened) > count), within_s)
+            except TimeoutError:
+                return False
+        return True
+
     async def _obey(self, client: aiomqtt.Client, payload: bytes) -> None:
         command, outcome = self.judge(payload, datetime.now(UTC))
         if command is None:
@@ -51,6 +62,8 @@ class Gate:
             self._counter = command.counter
             self.opened.append(command.command_id)
             self._on_open(command.command_id)
+            async with self._moved:
+                self._moved.notify_all()
         else:
             self.refused.append(command.command_id)
         answer = {"command_id": command.command_id, "outcome": outcome, "at": datetime.now(UTC).isoformat()}

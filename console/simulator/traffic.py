@@ -1,7 +1,11 @@
-"""A day's traffic, hurried: residents, visitors and strangers drive in, park for a minute, pay and leave. Prints what happens as JSON lines."""
+"""A day's traffic, hurried: residents, visitors and strangers drive in, park for a minute, pay and leave.
+
+Prints what happens as JSON lines.
+"""
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import time
@@ -28,6 +32,10 @@ _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 def _say(kind: str, **values: Any) -> None:
     print(json.dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}, ensure_ascii=False), flush=True)
+
+
+def _say_opened(lane: str, command: str) -> None:
+    _say("gate_opened", lane=lane, command=command)
 
 
 @dataclass(slots=True)
@@ -79,7 +87,7 @@ def _devices(town: Town) -> list[Any]:
                 lane.gate_device_id,
                 plan.secrets[lane.gate_device_id],
                 plan.gate_public_key,
-                lambda command, name=lane.name: _say("gate_opened", lane=name, command=command),
+                functools.partial(_say_opened, lane.name),
             )
             work.append(gate.run())
         secret = plan.secrets[lane.camera_device_id]
@@ -112,7 +120,7 @@ def _push_reader(name: str, camera: PushCamera, gate: Gate | None) -> Callable[[
         answer = await camera.push(plate, datetime.now(UTC))
         _say("decision", lane=name, plate=plate, opened=answer.opened, milliseconds=round(answer.seconds * 1000, 1))
         if gate is not None:
-            return await _opened(gate, opened_before)
+            return await gate.opens_beyond(opened_before, _GATE_WAIT_S)
         if answer.opened:
             _say("gate_opened", lane=name)
         return answer.opened
@@ -129,19 +137,12 @@ def _viid_reader(name: str, camera: ViidCamera, gate: Gate) -> Callable[[str], A
         before, started = len(gate.opened), time.perf_counter()
         if await camera.report(plate, datetime.now(UTC), sequence) != 0:
             return False
-        opened = await _opened(gate, before)
+        opened = await gate.opens_beyond(before, _GATE_WAIT_S)
         if opened:
             _say("decision", lane=name, plate=plate, opened=True, milliseconds=round((time.perf_counter() - started) * 1000, 1))
         return opened
 
     return read
-
-
-async def _opened(gate: Gate, before: int) -> bool:
-    end = time.monotonic() + _GATE_WAIT_S
-    while len(gate.opened) <= before and time.monotonic() < end:
-        await asyncio.sleep(0.005)
-    return len(gate.opened) > before
 
 
 async def _drive(town: Town, cars_per_minute: int, minutes: float) -> None:

@@ -1,0 +1,47 @@
+"""`python -m bench [FIGURE...]`: prints every figure, or those named: decision, ingest, telemetry, gateway, start."""
+
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+
+from bench import decision, gateway, ingest, start, telemetry
+from bench.measure import report
+from console.up import Local, Options, local_platform
+
+# Figures of the platform as it is started: whether each service has a process of its own.
+PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
+    "decision": (decision.measure, True),
+    "ingest": (ingest.measure, True),
+    "gateway": (gateway.measure, True),
+    "start": (start.measure, True),
+}
+
+
+async def _platform(names: list[str]) -> None:
+    for separate in (True, False):
+        chosen = [PLATFORM[name][0] for name in names if name in PLATFORM and PLATFORM[name][1] is separate]
+        if not chosen:
+            continue
+        with tempfile.TemporaryDirectory(prefix="linli-bench-") as folder:
+            async with local_platform(Options(folder=Path(folder), separate=separate)) as local:
+                for measure in chosen:
+                    await measure(local)
+
+
+def main() -> None:
+    """Runs the figures named on the command line."""
+    names = sys.argv[1:] or [*PLATFORM, "telemetry"]
+    unknown = [name for name in names if name not in PLATFORM and name != "telemetry"]
+    if unknown:
+        sys.exit(f"no figure is called {', '.join(unknown)}; there are {', '.join([*PLATFORM, 'telemetry'])}")
+    report("0 machine", python=sys.version.split()[0], platform=sys.platform)
+    uvloop.run(_platform(names))
+    if "telemetry" in names:
+        uvloop.run(telemetry.main())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Who takes part in a journey: phones, staff, cameras and gates, each through its own protocol only."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from console.demonstration import Demonstration, DemonstrationLane
+from console.environment import newest_code
+from console.simulator.cameras import PushCamera, ViidCamera
+from console.simulator.gates import Gate
+from tests.support import eventually
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Phone:
+    """A signed-in app."""
+
+    client: httpx.AsyncClient
+    url: str
+    token: str = ""
+
+    async def request(self, verb: str, path: str, body: object = None, **headers: str) -> httpx.Response:
+        """One request; keywords are headers with `_` for `-`."""
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        if self.token:
+            named["Authorization"] = f"Bearer {self.token}"
+        return await self.client.request(verb, f"{self.url}{path}", json=body, headers=named)
+
+    async def call(self, verb: str, path: str, body: object = None, **headers: str) -> Any:
+        """One request that must succeed; returns its JSON."""
+        answer = await self.request(verb, path, body, **headers)
+        assert answer.is_success, f"{verb} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+
+@dataclass(slots=True)
+class Town:
+    """A running platform with its demonstration community."""
+
+    demonstration: Demonstration
+    folder: Path
+    client: httpx.AsyncClient
+    gates: dict[str, Gate] = field(default_factory=dict)
+
+    def lane(self, *, entry: bool, protocol: str) -> DemonstrationLane:
+        """The lane of this direction whose camera speaks this protocol."""
+        return next(lane for lane in self.demonstration.lanes if lane.entry == entry and lane.protocol == protocol)
+
+    def push_camera(self, *, entry: bool) -> PushCamera:
+        """The entrance's or exit's camera that pushes."""
+        lane = self.lane(entry=entry, protocol="push")
+        secret = self.demonstration.secrets[lane.camera_device_id]
+        return PushCamera(self.client, self.demonstration.ingest_url, lane.camera_device_id, secret)
+
+    def viid_camera(self, *, entry: bool) -> ViidCamera:
+        """The entrance's or exit's camera that speaks GA/T 1400."""
+        lane = self.lane(entry=entry, protocol="viid")
+        secret = self.demonstration.secrets[lane.camera_device_id]
+        return ViidCamera(self.client, self.demonstration.ingest_url, lane.camera_device_id, secret)
+
+    def gate(self, lane: DemonstrationLane) -> Gate:
+        """The lane's gate, connected over MQTT."""
+        return self.gates[lane.gate_device_id]
+
+    async def visitor(self, phone: str) -> Phone:
+        """A phone that signs in by one-time code for the first time."""
+        app = Phone(self.client, self.demonstration.gateway_url)
+        body = {"community_id": self.demonstration.community_id, "phone": phone}
+        await app.call("POST", "/v1/sign-in/codes", body)
+        code = newest_code(self.folder, phone)
+        tokens = await app.call("POST", "/v1/sign-in/code", {**body, "code": code})
+        return Phone(self.client, app.url, tokens["access_token"])
+
+    async def manager(self) -> Phone:
+        """The property manager's phone."""
+        plan = self.demonstration
+        body = {"community_id": plan.community_id, "phone": plan.manager_phone, "password": plan.manager_password}
+        tokens = await Phone(self.client, plan.gateway_url).call("POST", "/v1/sign-in/password", body)
+        return Phone(self.client, plan.gateway_url, tokens["access_token"])
+
+    async def quote(self, phone: Phone, plate: str) -> Any:
+        """What the car owes."""
+        return await phone.call("POST", "/v1/parking/quotes", {"lot_id": self.demonstration.lot_id, "plate": plate})
+
+    async def pay(self, phone: Phone, charge_id: str) -> Any:
+        """Pays a charge at the sandbox provider and returns the payment when it has succeeded."""
+        payment = await phone.call("POST", f"/v1/charges/{charge_id}/payments", {"provider": "sandbox"})
+        assert (await self.client.post(payment["pay_url"])).is_success
+
+        async def paid() -> Any:
+            current = await phone.call("GET", f"/v1/payments/{payment['payment_id']}")
+            return current if current["state"] == "PAYMENT_STATE_SUCCEEDED" else None
+
+        return await eventually(paid, "the payment succeeds")
+
+    async def session(self, manager: Phone, plate: str, state: str) -> Any:
+        """The stay of a plate in a state; waits for it."""
+
+        async def find() -> Any:
+            answer = await manager.call("GET", f"/v1/parking/sessions?plate={plate}&state=SESSION_STATE_{state}")
+            return answer["sessions"][0] if answer["sessions"] else None
+
+        return await eventually(find, f"{plate} {state}")
+
+
+@asynccontextmanager
+async def living(folder: Path) -> AsyncIterator[Town]:
+    """The town of a platform that runs on `folder`, its gates connected."""
+    stored = msgspec.json.decode((folder / "demonstration.json").read_bytes(), type=Demonstration)
+    async with httpx.AsyncClient(trust_env=False, timeout=15.0) as client:
+        town = Town(stored, folder, client)
+        for lane in stored.lanes:
+            if lane.gate_device_id != lane.camera_device_id:
+                secret = stored.secrets[lane.gate_device_id]
+                gate = Gate(stored.mqtt_host, stored.mqtt_port, lane.gate_device_id, secret, stored.gate_public_key, lambda _command: None)
+                town.gates[lane.gate_device_id] = gate
+        tasks = [asyncio.create_task(gate.run()) for gate in town.gates.values()]
+        try:
+            await asyncio.wait_for(asyncio.gather(*(gate.connected.wait() for gate in town.gates.values())), 20)
+            yield town
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Up:
+    """`linli up` as a user starts it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "console.main", "up", "--data", str(folder), "--no-simulator", *options]
+        ports = ["--gateway-port", "0", "--ingest-port", "0"]
+        self._process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def wait_until_ready(self, deadline_s: float = 90.0) -> float:
+        """Waits for the line `ready: ...` and returns how many seconds it took."""
+        started = time.monotonic()
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if line.startswith("ready: "):
+                return time.monotonic() - started
+            assert time.monotonic() - started < deadline_s, self.lines
+        raise AssertionError("\n".join(self.lines))
+
+    def stop(self) -> int:
+        """Presses Ctrl-C; returns the exit code."""
+        self._process.send_signal(2)
+        return self._process.wait(60)
+
+
