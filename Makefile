@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help up reset test check bench proto events lock contracts-accept format
+.PHONY: help up reset test check bench proto events settings lock contracts-accept format
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +42,9 @@ proto: $(STAMP) ## Generate libs/linli from proto/
 
 events: $(STAMP) ## Generate docs/events.md from the services' declarations
 	$(BIN)/python -m tools.event_catalogue
+
+settings: $(STAMP) ## Generate docs/settings.md from the services' settings
+	$(BIN)/python -m tools.settings_catalogue
 
 contracts-accept: $(STAMP) ## Accept the contracts as they are now as what later ones must stay compatible with
 	$(BIN)/python -m tools.contracts accept

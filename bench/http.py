@@ -14,10 +14,13 @@ class Connection:
 
     async def request(self, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
         """Sends a request whose head is ready but for its Content-Length, and returns status and body."""
-        if self._reader is None or self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-        self._writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        raw = await self._reader.readuntil(b"\r\n\r\n")
+        try:
+            raw = await self._exchange(head, body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # The server closed it while it was idle.
+            self.close()
+            raw = await self._exchange(head, body)
+        assert self._reader is not None
         status = int(raw[9:12])
         lower = raw.lower()
         start = lower.find(b"content-length:")
@@ -30,6 +33,12 @@ class Connection:
             answer = b""
         return status, answer
 
+    async def _exchange(self, head: bytes, body: bytes) -> bytes:
+        if self._reader is None or self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        return await self._reader.readuntil(b"\r\n\r\n")
+
     async def _chunks(self) -> bytes:
         assert self._reader is not None
         answer = b""
@@ -40,8 +49,10 @@ class Connection:
         return answer
 
     def close(self) -> None:
+        """Closes the connection; the next request opens another."""
         if self._writer is not None:
             self._writer.close()
+        self._reader = self._writer = None
 
 
 class Pool:

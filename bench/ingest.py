@@ -1,4 +1,4 @@
-"""Figure 2, first half: readings accepted durably through HTTP in batches of 100, against a message for each by a pipelined nats-py client."""
+"""Figure 2, first half: readings accepted durably through HTTP in batches of 100, against a message each by pipelined nats-py."""
 
 import asyncio
 import base64

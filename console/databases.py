@@ -24,6 +24,8 @@ SELECT_DEAD_LETTERS = """
 SELECT dead_letter_id, subject, headers, body FROM dead_letters
 WHERE (dead_letter_id = ANY($1::uuid[])) OR ($1::uuid[] = '{}' AND replayed_at IS NULL) ORDER BY failed_at LIMIT 1000
 """
+# The broker's user for those who run it.
+OPERATOR = "operator"
 MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $2 WHERE dead_letter_id = $1"
 
 
@@ -75,7 +77,7 @@ async def replay_dead_letters(service: str, identifiers: Sequence[str]) -> None:
     except ValueError:
         raise DatabaseError("a dead letter's id is a UUID, as `linli deadletters list` prints it") from None
     process = load(ProcessSettings)
-    client = await messaging.connect(process, load(NatsSettings, service), f"{service}-console")
+    client = await messaging.connect(process, load(NatsSettings, OPERATOR), OPERATOR)
     publisher = messaging.Publisher(client, service)
     try:
         async with _database(service) as database:

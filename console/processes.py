@@ -30,8 +30,8 @@ class Child:
     command: list[str]
     environment: Mapping[str, str]
     log: Path
-    # Answers 200 when the program is ready; empty when it is ready as soon as it runs.
-    ready_url: str = ""
+    # Answers below 500 when the program is ready.
+    ready_url: str
     restarts: int = 0
     _process: asyncio.subprocess.Process | None = None
     _keeper: asyncio.Task[None] | None = None
@@ -54,7 +54,7 @@ class Child:
                 if self.restarts > 2:
                     break
                 with contextlib.suppress(httpx.HTTPError):
-                    if not self.ready_url or (await client.get(self.ready_url, timeout=1.0)).status_code == httpx.codes.OK:
+                    if not (await client.get(self.ready_url, timeout=1.0)).is_server_error:
                         return
                 await asyncio.sleep(0.05)
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]

@@ -187,10 +187,10 @@ async def _parking(manager: Api, households: list[str]) -> tuple[str, list[Demon
     today = now.replace(hour=0, minute=0, second=0)
     tariff = {"effective_from": "2026-01-01T00:00:00Z", "rules": TARIFF}
     await manager.call("POST", f"{path}/tariffs", tariff, key="demo-tariff")
-    for index in (0, 1, 5):
+    for space_id, index in zip(spaces, (0, 1, 5), strict=False):
         permit = {
             "household_id": households[index],
-            "space_id": spaces[index % len(spaces)],
+            "space_id": space_id,
             "plates": HOUSEHOLDS[index][4],
             "valid_from": today.isoformat(),
             "valid_until": (today + timedelta(days=31)).isoformat(),

@@ -55,6 +55,7 @@ async def shared(folder: Path, secrets: Secrets, postgres: PostgresServer, nats:
         values[f"LINLI_{service.name.upper()}_MIGRATION_URL"] = credentials.owner_url
     for name in catalog.SERVICES:
         values[f"LINLI_{name.upper()}_ADDRESS"] = addresses.of(name)
+    for name in (*catalog.SERVICES, accounts.OPERATOR):
         values[f"LINLI_{name.upper()}_NATS_USER"] = name
         values[f"LINLI_{name.upper()}_NATS_PASSWORD"] = secrets.password(f"{name}-nats")
     for name, address in addresses.http.items():
@@ -89,7 +90,7 @@ def issuer_seed(secrets: Secrets) -> str:
 
 def nats_configuration(services: Sequence[Service], secrets: Secrets) -> str:
     """NATS's accounts and users: each service may use what its declaration needs, devices are signed in by ingest."""
-    passwords = {service.name: secrets.password(f"{service.name}-nats") for service in services}
+    passwords = {name: secrets.password(f"{name}-nats") for name in (*(service.name for service in services), accounts.OPERATOR)}
     return accounts.configuration(services, passwords, issuer=AccountKey(issuer_seed(secrets)).public_key)
 
 

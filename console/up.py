@@ -6,12 +6,13 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import psutil
 from rich.live import Live
 
 from console import catalog, settings
@@ -26,6 +27,7 @@ from infra.local.postgres import PostgresServer, start_postgres
 from infra.local.process import lock_holder
 
 READY_S = 60.0
+_WATCH_S = 1.0
 DEMONSTRATION = "demonstration.json"
 _OWNED = ("postgres", "nats", "logs", "images")
 
@@ -47,6 +49,8 @@ class Options:
     simulator: bool = True
     separate: bool = False
     demonstration: bool = True
+    # Settings of services beyond those of a plain start, such as LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE.
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,7 +94,7 @@ async def local_platform(options: Options) -> AsyncIterator[Local]:
         stack.callback(nats.stop)
         addresses = _addresses(options)
         local = Local(options.folder, postgres, nats, own_secrets, addresses)
-        shared = await settings.shared(local.folder, own_secrets, postgres, nats, addresses)
+        shared = {**await settings.shared(local.folder, own_secrets, postgres, nats, addresses), **options.settings}
         write_private(options.folder / "environment.json", msgspec.json.format(msgspec.json.encode(shared), indent=1).decode())
         for child in _children(options, local, shared):
             local.children[child.name] = child
@@ -172,32 +176,43 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
 async def run(options: Options) -> None:
     """Starts everything, shows it, and stops it on Ctrl-C or SIGTERM. Raises UpError, LocalServerError."""
     stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    starting = True
+
+    def interrupt() -> None:
+        stop.set()
+        if starting:
+            task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    starting = asyncio.create_task(_run(options, stop))
-    interrupted = asyncio.create_task(stop.wait())
-    await asyncio.wait([starting, interrupted], return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done() and not _started:
-        starting.cancel()
-    interrupted.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await starting
-
-
-_started: list[bool] = []
-
-
-async def _run(options: Options, stop: asyncio.Event) -> None:
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
     print(f"starting in {options.folder}", flush=True)
-    async with local_platform(options) as local:
-        _started.append(True)
-        _introduce(local)
-        print(f"ready: {local.gateway_url}", flush=True)
-        if options.simulator:
-            await _show_traffic(local, stop)
-        else:
-            await stop.wait()
-        print("stopping", flush=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        async with local_platform(options) as local:
+            starting = False
+            _introduce(local)
+            print(f"ready: {local.gateway_url}", flush=True)
+            watch = asyncio.create_task(_keep_servers(local))
+            await (_show_traffic(local, stop) if options.simulator else stop.wait())
+            watch.cancel()
+            print("stopping", flush=True)
+
+
+async def _keep_servers(local: Local) -> None:
+    """Starts PostgreSQL and NATS again when they have died."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        for server in (local.postgres, local.nats):
+            if server.pid is not None and not _runs(server.pid):
+                server.restart()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _introduce(local: Local) -> None:

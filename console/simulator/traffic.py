@@ -56,7 +56,7 @@ class Town:
     entries: list[Lane] = field(default_factory=list)
     exits: list[Lane] = field(default_factory=list)
     parked: set[str] = field(default_factory=set)
-    random: random.Random = field(default_factory=random.Random)
+    chance: random.Random = field(default_factory=random.Random)
     phone_token: str = ""
 
 
@@ -152,7 +152,7 @@ async def _drive(town: Town, cars_per_minute: int, minutes: float) -> None:
         trip = asyncio.create_task(_trip(town))
         trips.add(trip)
         trip.add_done_callback(trips.discard)
-        await asyncio.sleep(town.random.expovariate(cars_per_minute / 60))
+        await asyncio.sleep(town.chance.expovariate(cars_per_minute / 60))
     await asyncio.gather(*trips, return_exceptions=True)
 
 
@@ -160,15 +160,15 @@ async def _trip(town: Town) -> None:
     plate = _choose_plate(town)
     town.parked.add(plate)
     try:
-        if not await town.random.choice(town.entries).read(plate):
+        if not await town.chance.choice(town.entries).read(plate):
             _say("turned_away", plate=plate)
             return
         _say("car_in", plate=plate)
-        await asyncio.sleep(town.random.uniform(*_PARKED_S))
-        pays_first = town.random.random() < 0.7
+        await asyncio.sleep(town.chance.uniform(*_PARKED_S))
+        pays_first = town.chance.random() < 0.7
         if pays_first:
             await _pay(town, plate)
-        if not await town.random.choice(town.exits).read(plate) and not await _pay_at_the_barrier(town, plate):
+        if not await town.chance.choice(town.exits).read(plate) and not await _pay_at_the_barrier(town, plate):
             _say("stuck", plate=plate)
             return
         _say("car_out", plate=plate)
@@ -180,16 +180,16 @@ async def _trip(town: Town) -> None:
 
 def _choose_plate(town: Town) -> str:
     known = [plate for plate in town.demonstration.plates if plate not in town.parked]
-    if known and town.random.random() < 0.5:
-        return town.random.choice(known)
-    return f"京{town.random.choice(_LETTERS)}{town.random.randrange(100_000):05}"
+    if known and town.chance.random() < 0.5:
+        return town.chance.choice(known)
+    return f"京{town.chance.choice(_LETTERS)}{town.chance.randrange(100_000):05}"
 
 
 async def _pay_at_the_barrier(town: Town, plate: str) -> bool:
-    await asyncio.sleep(town.random.uniform(0.5, 2.0))
+    await asyncio.sleep(town.chance.uniform(0.5, 2.0))
     if not await _pay(town, plate):
         return False
-    return await town.random.choice(town.exits).read(plate)
+    return await town.chance.choice(town.exits).read(plate)
 
 
 async def _pay(town: Town, plate: str) -> bool:
@@ -243,7 +243,7 @@ async def _measure(town: Town) -> None:
         now = time.time_ns() // 1000
         batch += 1
         readings = [
-            {"metric": "co_ppm", "at_us": now + i, "value": round(town.random.gauss(9, 2), 2), "sequence": i} for i in range(20)
+            {"metric": "co_ppm", "at_us": now + i, "value": round(town.chance.gauss(9, 2), 2), "sequence": i} for i in range(20)
         ]
         body = {"batch_id": f"{now}", "readings": readings}
         with contextlib.suppress(httpx.HTTPError):

@@ -160,5 +160,3 @@ class Up:
         """Presses Ctrl-C; returns the exit code."""
         self._process.send_signal(2)
         return self._process.wait(60)
-
-

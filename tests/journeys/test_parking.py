@@ -4,7 +4,8 @@ import random
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.journeys.people import Town, within
+from tests.journeys.people import Town
+from tests.support import eventually
 
 
 def new_plate() -> str:
@@ -49,7 +50,7 @@ async def wait_for_nothing_owed(town: Town, plate: str) -> Any:
     async def settled() -> bool:
         return int((await town.quote(phone, plate))["amount_fen"]) == 0
 
-    return await within(5, settled)
+    return await eventually(settled, deadline_s=5)
 
 
 async def test_a_resident_with_a_month_pass_comes_and_goes_for_free(town: Town) -> None:

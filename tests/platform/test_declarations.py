@@ -4,9 +4,11 @@ from pathlib import Path
 
 from console import catalog
 from servicekit.events import event_type
+from tools import settings_catalogue
 from tools.event_catalogue import problems, render
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "events.md"
+SETTINGS = DOCUMENT.with_name("settings.md")
 SERVICES = catalog.find(["all"])
 
 
@@ -21,6 +23,10 @@ def test_the_check_sees_an_event_that_nobody_publishes() -> None:
 
 def test_the_event_catalogue_is_fresh() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == render(SERVICES), "run `make events`"
+
+
+def test_the_settings_catalogue_is_fresh() -> None:
+    assert SETTINGS.read_text(encoding="utf-8") == settings_catalogue.render(), "run `make settings`"
 
 
 def test_consumers_have_names_of_their_own() -> None:

@@ -1,0 +1,203 @@
+"""Roles: which party each belongs to, and which permissions it carries. Who holds which role is stored elsewhere.
+
+The four parties that run a community together are the owners' committee, the property company, the residents' committee and social
+organisations (四位一体). Residents hold their roles through a household, guests by signing in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+
+class Party(StrEnum):
+    """Whom a role belongs to."""
+
+    OWNERS_COMMITTEE = "owners_committee"
+    PROPERTY_COMPANY = "property_company"
+    RESIDENTS_COMMITTEE = "residents_committee"
+    SOCIAL_ORGANISATION = "social_organisation"
+    RESIDENT = "resident"
+    PLATFORM = "platform"  # whoever runs the installation; no party of any community
+
+
+class MemberKind(StrEnum):
+    """How a person belongs to a household."""
+
+    OWNER = "owner"
+    FAMILY = "family"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role and what it may do."""
+
+    name: str
+    party: Party
+    permissions: frozenset[str]
+
+
+# Held by everybody who works for a party, whatever the reach of the grant: it concerns the account itself. Who holds it has a password.
+STAFF: Final = "identity.password.set"
+# What a contract can limit to a building. A grant for one building carries these alone: the rest would let nobody do anything.
+BUILDING_PERMISSIONS: Final = frozenset({"identity.homes.read", "identity.homes.write"})
+
+_HOUSEHOLD_MEMBER: Final = frozenset(
+    {
+        "identity.household.read",
+        "identity.vehicles.read",
+        "identity.vehicles.write",
+        "parking.household_sessions.read",
+        "parking.visitor_passes.read",
+        "parking.visitor_passes.write",
+    }
+)
+_HOUSEHOLD_OWNER: Final = _HOUSEHOLD_MEMBER | {"identity.household.write"}
+
+# Everything that a community can do by itself.
+_COMMUNITY: Final = _HOUSEHOLD_OWNER | {
+    STAFF,
+    "billing.charges.read",
+    "billing.payments.read",
+    "billing.reconciliations.read",
+    "billing.reconciliations.run",
+    "billing.refunds.create",
+    "identity.community.update",
+    "identity.homes.read",
+    "identity.homes.write",
+    "identity.roles.grant",
+    "identity.roles.read",
+    "ingest.devices.read",
+    "ingest.devices.write",
+    "insights.objects.read",
+    "insights.telemetry.read",
+    "parking.denials.read",
+    "parking.denials.write",
+    "parking.figures.read",
+    "parking.gates.open",
+    "parking.gates.read",
+    "parking.lots.read",
+    "parking.lots.write",
+    "parking.permits.read",
+    "parking.permits.write",
+    "parking.reviews.read",
+    "parking.reviews.write",
+    "parking.sessions.read",
+    "parking.tariffs.write",
+}
+# The guard at the gate: sees who may come in, opens by hand, settles what the cameras could not read.
+_GUARD: Final = frozenset(
+    {
+        STAFF,
+        "identity.homes.read",
+        "identity.household.read",
+        "identity.vehicles.read",
+        "ingest.devices.read",
+        "parking.denials.read",
+        "parking.gates.open",
+        "parking.gates.read",
+        "parking.lots.read",
+        "parking.permits.read",
+        "parking.reviews.read",
+        "parking.reviews.write",
+        "parking.sessions.read",
+        "parking.visitor_passes.read",
+    }
+)
+# The counter: registers homes, people and cars, sells month passes, handles fees.
+_CLERK: Final = frozenset(
+    {
+        STAFF,
+        "billing.charges.read",
+        "billing.payments.read",
+        "billing.reconciliations.read",
+        "billing.reconciliations.run",
+        "billing.refunds.create",
+        "identity.homes.read",
+        "identity.homes.write",
+        "identity.household.read",
+        "identity.household.write",
+        "identity.vehicles.read",
+        "identity.vehicles.write",
+        "parking.figures.read",
+        "parking.lots.read",
+        "parking.permits.read",
+        "parking.permits.write",
+        "parking.sessions.read",
+    }
+)
+# The committees oversee: figures and books, and who lives where for their own duties, never a single car's comings and goings.
+_OWNERS_COMMITTEE: Final = frozenset(
+    {
+        STAFF,
+        "billing.reconciliations.read",
+        "identity.homes.read",
+        "identity.roles.read",
+        "insights.objects.read",
+        "insights.telemetry.read",
+        "parking.figures.read",
+        "parking.lots.read",
+    }
+)
+_RESIDENTS_COMMITTEE: Final = frozenset({STAFF, "identity.homes.read", "identity.roles.read", "parking.figures.read"})
+
+PROPERTY_MANAGER: Final = "property_manager"
+PLATFORM_OPERATOR: Final = "platform_operator"
+
+ROLES: Final[Mapping[str, Role]] = {
+    role.name: role
+    for role in (
+        Role("owners_committee_member", Party.OWNERS_COMMITTEE, _OWNERS_COMMITTEE),
+        Role(PROPERTY_MANAGER, Party.PROPERTY_COMPANY, _COMMUNITY),
+        Role("property_staff", Party.PROPERTY_COMPANY, _GUARD),
+        Role("property_clerk", Party.PROPERTY_COMPANY, _CLERK),
+        Role("residents_committee_member", Party.RESIDENTS_COMMITTEE, _RESIDENTS_COMMITTEE),
+        Role("social_organisation_member", Party.SOCIAL_ORGANISATION, frozenset({STAFF})),
+        Role("owner", Party.RESIDENT, _HOUSEHOLD_OWNER),
+        Role("resident", Party.RESIDENT, _HOUSEHOLD_MEMBER),
+        Role("guest", Party.RESIDENT, frozenset()),
+        Role(PLATFORM_OPERATOR, Party.PLATFORM, frozenset({STAFF, "identity.communities.create"})),
+    )
+}
+
+
+def grantable(name: str) -> Role | None:
+    """The role of one of the four parties with this name; None for every other, which nobody in a community can give."""
+    role = ROLES.get(name)
+    return None if role is None or role.party in (Party.RESIDENT, Party.PLATFORM) else role
+
+
+def fits_a_building(role: Role) -> bool:
+    """Whether holding `role` for one building means anything."""
+    return bool(role.permissions & BUILDING_PERMISSIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What an account may do: everywhere in its community, in a household, in a building."""
+
+    everywhere: frozenset[str]
+    by_household: Mapping[UUID, frozenset[str]]
+    by_building: Mapping[UUID, frozenset[str]]
+
+
+def holdings(grants: Iterable[tuple[str, UUID | None]], memberships: Iterable[tuple[UUID, MemberKind]]) -> Holdings:
+    """What granted roles, each with the building it is limited to or None, and memberships of households add up to.
+
+    A role that is no longer known carries nothing.
+    """
+    everywhere: frozenset[str] = frozenset()
+    by_building: dict[UUID, frozenset[str]] = {}
+    for name, building_id in grants:
+        permissions = ROLES[name].permissions if name in ROLES else frozenset()
+        if building_id is None:
+            everywhere |= permissions
+        else:
+            everywhere |= permissions & {STAFF}
+            by_building[building_id] = by_building.get(building_id, frozenset()) | permissions & BUILDING_PERMISSIONS
+    by_household = {
+        household_id: ROLES["owner" if kind is MemberKind.OWNER else "resident"].permissions for household_id, kind in memberships
+    }
+    return Holdings(everywhere, by_household, by_building)

@@ -1,0 +1,171 @@
+"""Processes and servers are killed at random while two thousand cars leave: no charge is lost, none is doubled, every car gets out."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import msgspec
+
+from console.demonstration import Demonstration
+from console.simulator.cameras import PushCamera
+from console.up import Local, Options, local_platform
+from tests.journeys.people import Phone, Town
+
+EXITS = int(os.environ.get("LINLI_DRILL_EXITS", "2000"))
+LANES = 10
+AT_ONCE = 24
+CAR_DEADLINE_S = 180.0
+KILL_EVERY_S = (1.5, 4.0)
+UNLIMITED = {"LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0", "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0"}
+
+
+async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Tries again, as phones and cameras do, until it gets an answer that is not about something being away."""
+    end = time.monotonic() + CAR_DEADLINE_S
+    last: object = None
+    while time.monotonic() < end:
+        try:
+            answer = await work()
+            if answer is not None:
+                return answer
+        except (httpx.HTTPError, ValueError) as error:
+            last = error
+        await asyncio.sleep(random.uniform(0.05, 0.3))
+    raise AssertionError(f"{what}: not within {CAR_DEADLINE_S} s, last {last!r}")
+
+
+class Drill:
+    """The lot, its cars and who kills what."""
+
+    def __init__(self, local: Local, town: Town, phone: Phone, entries: list[PushCamera], exits: list[PushCamera], lot: str) -> None:
+        self.local, self.town, self.phone, self.lot = local, town, phone, lot
+        self.entries, self.exits = entries, exits
+        self.kills: dict[str, int] = {}
+
+    async def drive(self, number: int) -> None:
+        """One car: in, pay, out."""
+        plate = f"京K{number:05}"
+        await insist(f"{plate} enters", lambda: self._passes(self.entries[number % LANES], plate))
+        charge = await insist(f"{plate} is quoted", lambda: self._quote(plate))
+        payment = await insist(f"{plate} orders", lambda: self._order(charge, f"pay-{number}"))
+        await insist(f"{plate} pays", lambda: self._pay(payment["pay_url"]))
+        await insist(f"{plate} leaves", lambda: self._passes(self.exits[number % LANES], plate))
+
+    async def _passes(self, camera: PushCamera, plate: str) -> bool | None:
+        # A camera sees the car again and again for as long as it stands there.
+        return True if (await camera.push(plate, datetime.now(UTC))).opened else None
+
+    async def _quote(self, plate: str) -> str | None:
+        answer = await self.phone.request("POST", "/v1/parking/quotes", {"lot_id": self.lot, "plate": plate})
+        return str(answer.json()["charge_id"]) or None if answer.is_success else None
+
+    async def _order(self, charge: str, key: str) -> Any:
+        answer = await self.phone.request("POST", f"/v1/charges/{charge}/payments", {"provider": "sandbox"}, Idempotency_Key=key)
+        return answer.json() if answer.is_success else None
+
+    async def _pay(self, url: str) -> bool | None:
+        return True if (await self.town.client.post(url)).is_success else None
+
+    async def kill_until(self, done: asyncio.Event) -> None:
+        """Kills something every few seconds."""
+        chance = random.Random(7)
+        names = [name for name in self.local.children if name != "provider"]
+        while not done.is_set():
+            await asyncio.sleep(chance.uniform(*KILL_EVERY_S))
+            victim = chance.choice([*names, "nats", "postgres"])
+            self.kills[victim] = self.kills.get(victim, 0) + 1
+            if victim in ("nats", "postgres"):
+                server = self.local.nats if victim == "nats" else self.local.postgres
+                server.kill()
+                await asyncio.sleep(chance.uniform(0.0, 1.0))
+                server.restart()
+            elif (pid := self.local.children[victim].pid) is not None:
+                os.kill(pid, signal.SIGKILL)
+
+
+async def make_lot(manager: Phone, town: Town) -> tuple[str, list[PushCamera], list[PushCamera]]:
+    """A large lot with many lanes, whose barriers are wired to their cameras."""
+    lot = (await manager.call("POST", "/v1/parking/lots", {"name": "drill", "admits_temporary": True}))["lot_id"]
+    await manager.call("POST", f"/v1/parking/lots/{lot}/areas", {"name": "A", "capacity": EXITS + 10})
+    tariff = (await manager.call("GET", f"/v1/parking/lots/{town.demonstration.lot_id}/tariffs"))["tariffs"][0]
+    published = {"effective_from": "2026-01-01T00:00:00Z", "rules": {**tariff["rules"], "grace_minutes": 60}}
+    await manager.call("POST", f"/v1/parking/lots/{lot}/tariffs", published)
+    cameras: dict[str, list[PushCamera]] = {"ENTRY": [], "EXIT": []}
+    for direction, made_cameras in cameras.items():
+        for number in range(LANES):
+            device = f"drill-{direction.lower()}-{number}"
+            made = await manager.call("POST", "/v1/devices", {"device_id": device, "name": device, "kind": "DEVICE_KIND_PLATE_CAMERA"})
+            lane = {
+                "name": device,
+                "direction": f"DIRECTION_{direction}",
+                "camera_device_id": device,
+                "gate_device_id": device,
+                "offline_rule": "OFFLINE_RULE_STAY_SHUT",
+            }
+            await manager.call("POST", f"/v1/parking/lots/{lot}/lanes", lane)
+            made_cameras.append(PushCamera(town.client, town.demonstration.ingest_url, device, made["secret"]))
+    return lot, cameras["ENTRY"], cameras["EXIT"]
+
+
+async def test_every_car_gets_out_and_every_charge_is_paid_once_whatever_is_killed(tmp_path: Path) -> None:
+    options = Options(folder=tmp_path, separate=True, settings=UNLIMITED)
+    limits = httpx.Limits(max_connections=100)
+    async with local_platform(options) as local, httpx.AsyncClient(trust_env=False, timeout=10, limits=limits) as client:
+        plan = local.demonstration
+        assert isinstance(plan, Demonstration)
+        town = Town(msgspec.structs.replace(plan), tmp_path, client)
+        manager, phone = await town.manager(), await town.visitor("13911112222")
+        lot, entries, exits = await make_lot(manager, town)
+        drill = Drill(local, town, phone, entries, exits, lot)
+
+        done = asyncio.Event()
+        killer = asyncio.create_task(drill.kill_until(done))
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def trip(number: int) -> None:
+            async with places:
+                await drill.drive(number)
+
+        try:
+            await asyncio.gather(*(trip(number) for number in range(EXITS)))
+        finally:
+            done.set()
+            await killer
+        assert sum(drill.kills.values()) >= min(5, EXITS // 100), drill.kills
+        await check_books(local, lot)
+
+
+async def check_books(local: Local, lot: str) -> None:
+    """Every stay ended and was paid exactly once, here and at the provider."""
+    parking = await asyncpg.connect(local.postgres.url("linli_parking"))
+    billing = await asyncpg.connect(local.postgres.url("linli_billing"))
+    try:
+        end = time.monotonic() + 60
+        while True:
+            rows = await parking.fetch(STAYS, lot)
+            charges = await billing.fetch(CHARGES)
+            settled = [row for row in charges if row["succeeded"] == 1]
+            if len(rows) == EXITS and all(row["state"] == "left" and row["paid_fen"] >= 500 for row in rows) and len(settled) >= EXITS:
+                break
+            assert time.monotonic() < end, (len(rows), len(settled), [dict(row) for row in rows if row["state"] != "left"][:5])
+            await asyncio.sleep(0.5)
+        assert all(row["succeeded"] <= 1 for row in charges)
+        assert sum(row["paid_fen"] for row in rows) == sum(row["amount_fen"] for row in settled)
+    finally:
+        await parking.close()
+        await billing.close()
+
+
+STAYS = "SELECT state, paid_fen FROM sessions WHERE lot_id = $1::uuid"
+CHARGES = """
+SELECT c.charge_id, c.amount_fen, count(p.*) FILTER (WHERE p.state = 'succeeded') AS succeeded
+FROM charges c LEFT JOIN payments p USING (charge_id) GROUP BY c.charge_id, c.amount_fen
+"""

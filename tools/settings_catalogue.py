@@ -1,0 +1,64 @@
+"""docs/settings.md, generated from the settings structs and the comments above their fields."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from console import catalog
+from servicekit.config import PREFIX, DatabaseSettings, NatsSettings, ProcessSettings
+from servicekit.service import HttpSettings
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
+_INTRODUCTION = """# Settings
+
+Generated from the code by `make settings`. A process reads its settings from the environment. What a service has for itself, such as
+`LINLI_PARKING_DATABASE_URL`, may also be set for all services without the service's name. `<NAME>_FILE` names a file that holds the value, for
+secrets. A value that is missing or wrong stops the start with its name.
+"""
+
+
+def render() -> str:
+    """The document."""
+    parts = [_INTRODUCTION, *_section("Every process", ProcessSettings, "")]
+    services = catalog.find(["all"])
+    parts += _section("Every service with a database", DatabaseSettings, "<SERVICE>")
+    parts += _section("Every service", NatsSettings, "<SERVICE>")
+    served = ", ".join(service.name for service in services if service.http is not None)
+    parts += _section(f"Every service that speaks HTTP ({served})", HttpSettings, "<SERVICE>")
+    parts += ["## Where services find each other\n", f"`{PREFIX}_<SERVICE>_ADDRESS` overrides `{PREFIX}_SERVICE_ADDRESS` for one service.\n"]
+    for service in services:
+        if msgspec.structs.fields(service.settings):
+            parts += _section(service.name, service.settings, service.name.upper())
+    return "\n".join(parts)
+
+
+def _section(title: str, settings: type[msgspec.Struct], owner: str) -> Iterator[str]:
+    comments = _comments(settings)
+    yield f"## {title}\n"
+    yield "| variable | default | |\n| --- | --- | --- |"
+    for field in msgspec.structs.fields(settings):
+        name = "_".join(part for part in (PREFIX, owner, field.name.upper()) if part)
+        default = "required" if field.required else f"`{field.default!r}`"
+        yield f"| `{name}` | {default} | {comments.get(field.name, '').replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def _comments(settings: type[msgspec.Struct]) -> dict[str, str]:
+    """The comment lines directly above each field."""
+    found, pending = {}, []
+    for line in inspect.getsource(settings).splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            pending.append(text.removeprefix("#").strip())
+        elif ":" in text and not text.startswith(("class ", '"""')):
+            found[text.partition(":")[0].strip()] = " ".join(pending)
+            pending = []
+        else:
+            pending = []
+    return found
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(render(), encoding="utf-8")
