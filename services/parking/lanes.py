@@ -21,7 +21,11 @@ READ_AGE_MAX: Final = timedelta(seconds=30)
 BACKFILL_AGE_MAX: Final = timedelta(days=7)
 # How far the clocks of two cameras may differ before their order in time means something.
 CLOCKS_APART_MAX: Final = timedelta(minutes=1)
+# A read that waited longer than this to be decided on is of a car that may have gone; as long as a gate command lives at most.
+DECISION_AGE_MAX: Final = timedelta(seconds=10)
 SAME_PASSAGE_MAX: Final = timedelta(seconds=30)
+# For so long a car is taken to stand before a barrier that did not open for it, unless another one is read there.
+WAIT_MAX: Final = timedelta(minutes=3)
 
 
 class ReadTimeVerdict(StrEnum):
@@ -77,17 +81,9 @@ def judge_exit_time(entered_at: datetime, passed_at: datetime) -> ExitTime:
     return ExitTime(ExitTimeVerdict.BEFORE_ENTRY, entered_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    lane_id: str
-    plate: str
-    """Normalised."""
-    passed_at: datetime
-
-
-def same_passage(one: Passage, other: Passage, within: timedelta = SAME_PASSAGE_MAX) -> bool:
-    """Whether two reads are of one vehicle passing once; in whichever order they arrived."""
-    return one.lane_id == other.lane_id and one.plate == other.plate and abs(one.passed_at - other.passed_at) <= within
+def same_passage_within(barrier_opened: bool) -> timedelta:
+    """How long after a read the same plate at the same lane is the same vehicle, passing once."""
+    return SAME_PASSAGE_MAX if barrier_opened else WAIT_MAX
 
 
 # The decision.
@@ -116,6 +112,7 @@ class Reason(StrEnum):
     # the car is held
     UNREAD_PLATE = "unread_plate"
     DENIED = "denied"
+    NO_PASS = "no_pass"  # noqa: S105
     LOT_FULL = "lot_full"
     UNMATCHED = "unmatched"
     EXIT_BEFORE_ENTRY = "exit_before_entry"
@@ -155,6 +152,8 @@ class LotFacts:
     occupied: int
     full_admits_permits: bool
     """Whether permit holders, who have a space waiting for them, come in when all others are turned away."""
+    admits_temporary: bool = True
+    """Whether a car comes in that has no pass of any kind and belongs to no household."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +193,8 @@ def decide_entry(facts: EntryFacts) -> Decision:
     reason, admission = _admitted(facts)
     if facts.is_denied and admission is not Admission.ON_DUTY:
         return _decision(Direction.ENTRY, Reason.DENIED)
+    if reason is Reason.TEMPORARY and not facts.lot.admits_temporary:
+        return _decision(Direction.ENTRY, Reason.NO_PASS)
     if _is_full_for(admission, facts):
         return _decision(Direction.ENTRY, Reason.LOT_FULL)
     decision = _decision(Direction.ENTRY, reason, admission)
@@ -215,6 +216,9 @@ def _admitted(facts: EntryFacts) -> tuple[Reason, Admission]:
 
 
 def _is_full_for(admission: Admission, facts: EntryFacts) -> bool:
+    # How full the lot is now says nothing about when a late read was made.
+    if facts.is_late:
+        return False
     # A car whose exit was missed still counts as inside, though it is here.
     occupied = facts.lot.occupied - facts.has_open_session
     if occupied < facts.lot.capacity or admission is Admission.ON_DUTY:
@@ -292,6 +296,7 @@ _HOLDING: Final = frozenset(
     {
         Reason.UNREAD_PLATE,
         Reason.DENIED,
+        Reason.NO_PASS,
         Reason.LOT_FULL,
         Reason.UNMATCHED,
         Reason.EXIT_BEFORE_ENTRY,
@@ -311,6 +316,7 @@ _SCREENS: Final[Mapping[Direction, Mapping[Reason, tuple[str, str]]]] = {
         Reason.TEMPORARY: ("欢迎光临", "Welcome"),
         Reason.UNREAD_PLATE: ("未识别车牌 请联系保安", "Plate not read, ask the guard"),
         Reason.DENIED: ("禁止驶入 请联系保安", "No entry, ask the guard"),
+        Reason.NO_PASS: ("非本小区车辆 请联系保安", "No pass, ask the guard"),
         Reason.LOT_FULL: ("车位已满", "Car park full"),
     },
     Direction.EXIT: {
@@ -325,6 +331,10 @@ _SCREENS: Final[Mapping[Direction, Mapping[Reason, tuple[str, str]]]] = {
         Reason.PAYMENT_DUE: ("请缴费{yuan}元", "Please pay ¥{yuan}"),
     },
 }
+
+
+# The answer to a read that nothing more can be said of: somebody or something else has dealt with its car.
+LATE: Final = Decision(Action.HOLD, Reason.LATE_READ, *_SCREEN_LATE)
 
 
 def _decision(direction: Direction, reason: Reason, admission: Admission | None = None, amount_due_fen: int = 0) -> Decision:

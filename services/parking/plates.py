@@ -55,11 +55,6 @@ KIND_BY_VIID_PLATE_COLOUR: Final[Mapping[str, PlateKind]] = {
     "6": PlateKind.LARGE,
     "9": PlateKind.NEW_ENERGY_SMALL,
 }
-KIND_BY_PUSH_COLOUR: Final[Mapping[int, PlateKind]] = {
-    1: PlateKind.SMALL,
-    2: PlateKind.LARGE,
-    5: PlateKind.NEW_ENERGY_SMALL,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +164,14 @@ def confusable_variants(read: str) -> frozenset[str]:
         for other in group
         if other != character
     )
+
+
+_ONE_OF_EACH: Final = str.maketrans("OQDILBSZ", "00011852")
+
+
+def lookalike_key(text: str) -> str:
+    """The same for all normalised texts that could be taken for each other, and for more: what is looked at together."""
+    return text.translate(_ONE_OF_EACH)
 
 
 def matches_within_one_confusable(read: str, candidate: str) -> bool:

@@ -1,12 +1,15 @@
-"""The tariff as data, and which version of it is in force.
+"""The tariff as data.
 
 Vocabulary after the Curb Data Specification (Curbs API, policies). It states a price per `rate_unit`; here a price is
 stated per increment, because two yuan for half an hour is no whole number of fen a minute. Amounts are int fen.
 
+Of the versions in force when a car comes in (`effective_from` inclusive, `effective_until` exclusive) the one that began
+last prices its stay, whatever happens to the tariff meanwhile: a holiday tariff with an end takes over from the ordinary
+one and gives back to it. The store finds it.
+
 `tariff_document.py` reads tariffs from JSON and is where every Tariff comes from; `charges.py` says what a stay costs.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
@@ -185,15 +188,3 @@ class Tariff:
     concessions: tuple[Concession, ...] = ()
     grace_minutes: int = 0
     """To reach the exit after having paid."""
-
-
-def version_in_force(versions: Iterable[Tariff], at: datetime) -> Tariff | None:
-    """The version for a car that enters at `at`, whatever happens to the tariff during its stay; None when there is none.
-
-    Of those in force (`effective_from` inclusive, `effective_until` exclusive) the one that began last: a holiday
-    tariff with an end takes over from the ordinary one and gives back to it.
-    """
-    in_force = (
-        tariff for tariff in versions if tariff.effective_from <= at and (tariff.effective_until is None or at < tariff.effective_until)
-    )
-    return max(in_force, key=lambda tariff: (tariff.effective_from, tariff.version), default=None)

@@ -1,6 +1,7 @@
 """Who takes part in a journey: phones, staff, cameras and gates, each through its own protocol only."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -158,5 +159,6 @@ class Up:
 
     def stop(self) -> int:
         """Presses Ctrl-C; returns the exit code."""
-        self._process.send_signal(2)
-        return self._process.wait(60)
+        self._process.send_signal(signal.SIGINT)
+        with self._process:
+            return self._process.wait(60)

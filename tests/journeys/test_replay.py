@@ -17,7 +17,9 @@ async def make_lot(town: Town, manager: Phone, name: str) -> tuple[str, dict[boo
     lot = (await manager.call("POST", "/v1/parking/lots", {"name": name, "admits_temporary": True}))["lot_id"]
     await manager.call("POST", f"/v1/parking/lots/{lot}/areas", {"name": "A", "capacity": 1000})
     tariff = (await manager.call("GET", f"/v1/parking/lots/{town.demonstration.lot_id}/tariffs"))["tariffs"][0]
-    published = {"effective_from": "2026-01-01T00:00:00Z", "rules": tariff["rules"]}
+    # Some stays are free and end at the exit; the others owe, and nobody pays for what is over.
+    rules = {**tariff["rules"], "free": {"minutes": 180, "kind": "all_or_nothing"}}
+    published = {"effective_from": "2026-01-01T00:00:00Z", "rules": rules}
     await manager.call("POST", f"/v1/parking/lots/{lot}/tariffs", published)
     cameras = {}
     for entry in (True, False):

@@ -15,7 +15,6 @@ from services.parking.lanes import (
     ExitFacts,
     ExitTimeVerdict,
     LotFacts,
-    Passage,
     PermitFacts,
     ReadTimeVerdict,
     Reason,
@@ -24,13 +23,14 @@ from services.parking.lanes import (
     decide_exit,
     judge_exit_time,
     judge_read_time,
-    same_passage,
+    same_passage_within,
 )
 from services.parking.plates import MatchKind, PlateKind
 
 ROOMY = LotFacts(capacity=100, occupied=40, full_admits_permits=False)
 FULL = LotFacts(capacity=100, occupied=100, full_admits_permits=False)
 FULL_BUT_FOR_PERMITS = LotFacts(capacity=100, occupied=100, full_admits_permits=True)
+PASSES_ONLY = LotFacts(capacity=100, occupied=40, full_admits_permits=False, admits_temporary=False)
 PASS = PermitFacts(others_inside=0)
 PASS_IN_USE = PermitFacts(others_inside=1)
 STRANGER = EntryFacts(PlateKind.SMALL, ROOMY)
@@ -65,6 +65,9 @@ def outcome(decision: Decision) -> tuple[Action, Reason, Admission | None]:
         (replace(STRANGER, lot=FULL_BUT_FOR_PERMITS, permit=PASS), Reason.PERMIT, Admission.PERMIT),
         # Its own missed exit does not keep a car out.
         (replace(STRANGER, lot=FULL, has_open_session=True), Reason.TEMPORARY, Admission.TEMPORARY),
+        # A lot for pass holders and residents.
+        (replace(STRANGER, lot=PASSES_ONLY, is_resident=True), Reason.RESIDENT, Admission.RESIDENT),
+        (replace(STRANGER, lot=PASSES_ONLY, permit=PASS_IN_USE), Reason.SECOND_CAR_ON_PASS, Admission.TEMPORARY),
     ],
 )
 def test_a_car_is_let_in_as_what_it_is(facts: EntryFacts, reason: Reason, admission: Admission) -> None:
@@ -84,6 +87,7 @@ def test_a_car_is_let_in_as_what_it_is(facts: EntryFacts, reason: Reason, admiss
         (replace(STRANGER, lot=FULL_BUT_FOR_PERMITS), Reason.LOT_FULL),
         (replace(STRANGER, lot=FULL_BUT_FOR_PERMITS, permit=PASS_IN_USE), Reason.LOT_FULL),
         (replace(STRANGER, lot=LotFacts(100, 102, False), has_open_session=True), Reason.LOT_FULL),
+        (replace(STRANGER, lot=PASSES_ONLY), Reason.NO_PASS),
     ],
 )
 def test_a_car_is_held_at_the_entrance_for_a_reason(facts: EntryFacts, reason: Reason) -> None:
@@ -107,6 +111,11 @@ def test_a_late_read_at_the_entrance_is_recorded_and_opens_nothing() -> None:
     decision = decide_entry(replace(STRANGER, permit=PASS, has_open_session=True, is_late=True))
     assert outcome(decision) == (Action.HOLD, Reason.LATE_READ, Admission.PERMIT)
     assert decision.closes_missed_session
+
+
+def test_how_full_the_lot_is_now_says_nothing_about_a_late_read() -> None:
+    decision = decide_entry(replace(STRANGER, lot=FULL, is_late=True))
+    assert outcome(decision) == (Action.HOLD, Reason.LATE_READ, Admission.TEMPORARY)
 
 
 # At the exit.
@@ -276,24 +285,6 @@ def test_an_exit_before_its_entry_ends_no_stay_unless_clocks_differ_a_little(
     assert (judged.verdict, judged.left_at) == (verdict, left_at)
 
 
-PASSAGE = Passage("east-in", "京A12345", NOON)
-
-
-@pytest.mark.parametrize(
-    ("other", "same"),
-    [
-        (PASSAGE, True),
-        (replace(PASSAGE, passed_at=NOON + seconds(30)), True),
-        (replace(PASSAGE, passed_at=NOON - seconds(30)), True),
-        (replace(PASSAGE, passed_at=NOON + seconds(31)), False),
-        (replace(PASSAGE, lane_id="west-in"), False),
-        (replace(PASSAGE, plate="京A12346"), False),
-    ],
-)
-def test_the_same_plate_read_again_at_the_same_lane_is_the_same_vehicle(other: Passage, same: bool) -> None:
-    assert same_passage(PASSAGE, other) is same
-    assert same_passage(other, PASSAGE) is same
-
-
-def test_how_long_a_passage_may_take_is_for_the_lane_to_say() -> None:
-    assert same_passage(PASSAGE, replace(PASSAGE, passed_at=NOON + seconds(90)), within=seconds(90))
+def test_a_vehicle_before_a_barrier_that_stayed_shut_is_the_same_for_longer() -> None:
+    assert same_passage_within(barrier_opened=True) == seconds(30)
+    assert same_passage_within(barrier_opened=False) == seconds(180)

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.parking.plates import (
-    KIND_BY_PUSH_COLOUR,
     KIND_BY_VIID_PLATE_CLASS,
     KIND_BY_VIID_PLATE_COLOUR,
     NEW_ENERGY_KINDS,
@@ -16,6 +15,7 @@ from services.parking.plates import (
     Plate,
     PlateKind,
     confusable_variants,
+    lookalike_key,
     match_exit,
     matches_within_one_confusable,
     normalise,
@@ -155,7 +155,6 @@ def test_any_text_is_a_plate_or_unread_or_refused(text: str) -> None:
 
 
 def test_a_yellow_plate_is_a_large_vehicles() -> None:
-    assert parse("京A12345", KIND_BY_PUSH_COLOUR[2]) == Plate("京A12345", PlateKind.LARGE)
     assert parse("京A12345", KIND_BY_VIID_PLATE_COLOUR["6"]) == Plate("京A12345", PlateKind.LARGE)
     assert parse("京A12345", KIND_BY_VIID_PLATE_CLASS["01"]) == Plate("京A12345", PlateKind.LARGE)
 
@@ -237,3 +236,9 @@ def test_a_match_is_always_a_plate_that_is_inside(read: str, inside: list[str]) 
     assert (match.plate is None) is (match.kind is MatchKind.UNMATCHED)
     assert match.plate is None or match.plate in inside
     assert match_exit(read, inside[::-1]) == match
+
+
+@given(st.sampled_from(["京A12B45", "京AD0128S", "京A02B1Z5", "QOD0IL1"]))
+def test_texts_that_could_be_taken_for_each_other_are_looked_at_together(text: str) -> None:
+    assert confusable_variants(text)
+    assert {lookalike_key(variant) for variant in confusable_variants(text)} == {lookalike_key(text)}

@@ -3,14 +3,14 @@
 import json
 from contextlib import suppress
 from copy import deepcopy
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.parking.tariff import Discount, DiscountUnit, Holidays, Tariff, version_in_force
+from services.parking.tariff import Discount, DiscountUnit, Holidays, Tariff
 from services.parking.tariff_document import ProblemCode, TariffInvalid, read_tariff, write_tariff
 from tests.parking.tariff_cases import CASES, SPRING_FESTIVAL_2026, Document, band, clock, flat, rate, tariff
 from tests.parking.tariff_strategies import tariffs
@@ -212,43 +212,6 @@ def test_whatever_stands_in_a_field_it_is_accepted_or_refused_in_an_orderly_way(
 def test_a_discount_neither_adds_to_a_charge_nor_takes_more_than_all_of_it(off: int, unit: DiscountUnit) -> None:
     with pytest.raises(ValueError, match="cannot be"):
         Discount("访客券", off, unit)
-
-
-# Versions.
-
-
-def version(number: int, start: str, end: str | None = None) -> Tariff:
-    return read_tariff(GOOD | {"version": number, "effective_from": start, "effective_until": end})
-
-
-def number_in_force(versions: list[Tariff], at: datetime) -> int | None:
-    found = version_in_force(versions, at)
-    return None if found is None else found.version
-
-
-def test_the_version_that_began_last_is_in_force() -> None:
-    versions = [version(2, "2026-03-01T00:00:00+08:00"), version(1, "2026-01-01T00:00:00+08:00")]
-    assert number_in_force(versions, datetime(2026, 2, 28, 15, 59, 59, tzinfo=UTC)) == 1
-    assert number_in_force(versions, datetime(2026, 2, 28, 16, 0, tzinfo=UTC)) == 2
-
-
-def test_before_the_first_version_none_is_in_force() -> None:
-    assert number_in_force([version(1, "2026-01-01T00:00:00+08:00")], datetime(2025, 12, 31, tzinfo=UTC)) is None
-    assert number_in_force([], datetime(2026, 1, 1, tzinfo=UTC)) is None
-
-
-def test_a_holiday_tariff_takes_over_and_gives_back() -> None:
-    versions = [
-        version(1, "2026-01-01T00:00:00+08:00"),
-        version(2, "2026-02-15T00:00:00+08:00", "2026-02-24T00:00:00+08:00"),
-    ]
-    assert number_in_force(versions, datetime(2026, 2, 20, tzinfo=UTC)) == 2
-    assert number_in_force(versions, datetime(2026, 2, 23, 16, 0, tzinfo=UTC)) == 1
-
-
-def test_of_two_versions_that_begin_together_the_later_one_is_in_force() -> None:
-    versions = [version(3, "2026-01-01T00:00:00+08:00"), version(4, "2026-01-01T00:00:00+08:00")]
-    assert number_in_force(versions, datetime(2026, 6, 1, tzinfo=UTC)) == 4
 
 
 # Days on which people work.

@@ -8,7 +8,6 @@ from servicekit.database import Transaction
 from servicekit.events import Received
 from servicekit.messaging import on
 from servicekit.service import Service
-
 from tests.support import Servers, eventually, platform
 
 MIGRATIONS = Path(__file__).parent / "migrations"

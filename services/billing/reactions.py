@@ -1,0 +1,53 @@
+"""What billing does when something happened elsewhere: one function for each event that it consumes."""
+
+from uuid import UUID
+
+from linli.billing.v1.events_pb2 import ChargeRaised
+from linli.identity.v1.events_pb2 import CommunityChanged
+from servicekit.database import Transaction
+from servicekit.errors import FieldViolation, Invalid
+from servicekit.events import Received
+from servicekit.identifiers import parse_id
+from servicekit.times import to_datetime, zone
+from services.billing import operations, store
+from services.billing.charges import AMOUNT_MAX_FEN, Charge, ChargeState
+
+
+async def raise_charge_on_charge_raised(tx: Transaction, event: Received[ChargeRaised]) -> None:
+    """A charge is due. What cannot be a charge raises Invalid, and ends among the dead letters."""
+    raised = event.message
+    if not 0 < raised.amount_fen <= AMOUNT_MAX_FEN:
+        raise _malformed("amount_fen", "must be positive and below a thousand million yuan")
+    charge = Charge(
+        charge_id=_id(raised.charge_id, "charge_id"),
+        origin=raised.origin,
+        origin_id=raised.origin_id,
+        amount_fen=raised.amount_fen,
+        text_zh=raised.text_zh,
+        text_en=raised.text_en,
+        state=ChargeState.DUE,
+        payable_until=to_datetime(raised.payable_until, "payable_until"),
+        raised_at=event.occurred_at,
+        replaces_charge_id=_id(raised.replaces_charge_id, "replaces_charge_id") if raised.replaces_charge_id else None,
+    )
+    if "\0" in charge.origin + charge.origin_id + charge.text_zh + charge.text_en:
+        raise _malformed("text_zh", "must hold no NUL")
+    await operations.raise_charge(tx, charge)
+
+
+async def remember_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
+    """A community's days are those of its time zone."""
+    zone(event.message.time_zone)
+    await store.save_community(tx, event.message.time_zone, event.version)
+
+
+def _id(text: str, field: str) -> UUID:
+    identifier = parse_id(text)
+    if identifier is None:
+        raise _malformed(field, "must be a UUID")
+    return identifier
+
+
+def _malformed(field: str, text: str) -> Invalid:
+    violation = FieldViolation(field, "billing.charge_malformed", text)
+    return Invalid("billing.charge_malformed", "费用内容有误", "This cannot be a charge", fields=[violation])

@@ -1,0 +1,1 @@
+"""HTTP and JSON for phones, generated from the contracts of the services."""

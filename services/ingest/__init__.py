@@ -1,0 +1,1 @@
+"""Ingest: what cameras, gates and edge boxes send, and the register of those devices."""

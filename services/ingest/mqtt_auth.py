@@ -1,0 +1,117 @@
+"""Who may sign in over MQTT: ingest answers the broker's question (NATS auth callout).
+
+NATS speaks MQTT itself. For each device that connects it asks, with id and secret; the answer is a signed permit that allows the device
+to publish under its own subject and to hear its own commands, and nothing else. Without ingest no device signs in; those that have stay
+connected.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from servicekit import telemetry
+from servicekit.errors import ServiceError
+from services.ingest.devices import Kind, KnownDevice
+from services.ingest.intake import Intake
+from services.ingest.nkeys import AccountKey, claims_of
+
+SUBJECT = "$SYS.REQ.USER.AUTH"
+# Only the broker's own question may be answered, and its answers come here.
+REPLIES = "$SYS._INBOX.>"
+ACCOUNT = "LINLI"
+# A device signs in again after this at the latest, so that one that was disabled does not stay. What it sends meanwhile is not heard.
+_PERMIT_LIFE = timedelta(hours=12)
+
+
+class _Server(msgspec.Struct):
+    id: str
+
+
+class _Client(msgspec.Struct):
+    type: str = ""
+    mqtt_id: str = ""
+
+
+class _Credentials(msgspec.Struct):
+    user: str = ""
+    password: str = msgspec.field(default="", name="pass")
+
+
+class _Question(msgspec.Struct):
+    server_id: _Server
+    user_nkey: str
+    client_info: _Client
+    connect_opts: _Credentials
+
+
+class _Claims(msgspec.Struct):
+    nats: _Question
+
+
+class MqttSignIn:
+    """Answers the broker."""
+
+    def __init__(self, intake: Intake, client: Client, key: AccountKey) -> None:
+        self._intake = intake
+        self._client = client
+        self._key = key
+
+    async def start(self) -> None:
+        """Begins to answer; instances share the questions."""
+        await self._client.subscribe(SUBJECT, queue="ingest", cb=self._answer)
+
+    async def _answer(self, message: Msg) -> None:
+        try:
+            question = msgspec.json.decode(claims_of(message.data), type=_Claims).nats
+        except (ValueError, msgspec.DecodeError) as error:
+            telemetry.log.warning("sign_in_question_unreadable", error=type(error).__name__)
+            return
+        verdict: dict[str, Any]
+        try:
+            verdict = {"jwt": self._permit(await self._device(question), question)}
+        except ServiceError as error:
+            verdict = {"error": error.code}
+        claims: dict[str, object] = {
+            "aud": question.server_id.id,
+            "sub": question.user_nkey,
+            "nats": {**verdict, "type": "authorization_response", "version": 2},
+        }
+        try:
+            await self._client.publish(message.reply, self._key.sign(claims, int(self._intake.clock().timestamp())).encode())
+        except (NatsError, OSError) as error:
+            telemetry.log.warning("sign_in_not_answered", error=type(error).__name__)
+
+    async def _device(self, question: _Question) -> KnownDevice:
+        """The device that asks. Raises Unauthenticated, the same whatever is wrong, or Unavailable.
+
+        Devices speak MQTT, never NATS itself; and a session belongs to its client id, so nobody may sign in under another device's.
+        """
+        given = question.connect_opts
+        fits = question.client_info.type == "mqtt" and question.client_info.mqtt_id == given.user
+        known = await self._intake.recognised(given.user, given.password if fits else "", tuple(Kind))
+        self._intake.registry.seen(known.device_id)
+        return known
+
+    def _permit(self, known: KnownDevice, question: _Question) -> str:
+        now = self._intake.clock()
+        own = f"devices.{known.device_id}"
+        claims: dict[str, object] = {
+            "aud": ACCOUNT,
+            "sub": question.user_nkey,
+            "name": known.device_id,
+            "exp": int((now + _PERMIT_LIFE).timestamp()),
+            "nats": {
+                "type": "user",
+                "version": 2,
+                "pub": {"allow": [f"{own}.>"], "deny": [f"{own}.commands"]},
+                "sub": {"allow": [f"{own}.commands"]},
+                "subs": 10,
+                "payload": 64 * 1024,
+                "data": -1,
+            },
+        }
+        return self._key.sign(claims, int(now.timestamp()))

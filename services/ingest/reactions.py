@@ -1,0 +1,146 @@
+"""What ingest does when something happens elsewhere: decisions reach their camera or gate, and what is remembered stays true."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from linli.device.v1.events_pb2 import DeviceChanged, GateAcknowledged
+from linli.identity.v1.events_pb2 import CommunityChanged
+from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
+from servicekit import telemetry
+from servicekit.database import Transaction
+from servicekit.errors import ServiceError
+from servicekit.events import EventType, Received, event_type, received
+from servicekit.identifiers import parse_id
+from servicekit.rpc import Call
+from servicekit.service import Running
+from services.ingest import store
+from services.ingest.commands import OpenCommand
+from services.ingest.decisions import Decision, Decisions
+from services.ingest.devices import DECISION_LIMIT_MS, Lane
+from services.ingest.gates import Gates
+from services.ingest.intake import Background
+from services.ingest.registry import Registry
+
+# No command lives longer, so no older decision opens anything.
+_RECENT = timedelta(seconds=10)
+_REPLAY_S = 5.0
+
+
+async def answer_camera_on_gate_open_requested(call: Call, event: Received[GateOpenRequested]) -> None:
+    """The camera whose read was decided on is answered, if it opens the barrier itself and the command is genuine."""
+    message = event.message
+    record = (event.community_id, message.camera_device_id, message.record_id)
+    if not message.camera_device_id or not message.record_id:
+        return
+    if message.gate_device_id != message.camera_device_id:
+        decision = Decision("gate", event.occurred_at)
+    else:
+        decision = _opening(call.resource(Gates).keys.read(message.command), event)
+    call.resource(Decisions).make(record, decision)
+
+
+def _opening(command: OpenCommand | None, event: Received[GateOpenRequested]) -> Decision:
+    if command is None or command.gate_device_id != event.message.camera_device_id:
+        telemetry.log.warning("command_not_genuine", camera=event.message.camera_device_id)
+        return Decision("refused", event.occurred_at)
+    return Decision("ok", event.occurred_at, command.expires_at, command.command_id)
+
+
+async def answer_camera_on_vehicle_held(call: Call, event: Received[VehicleHeld]) -> None:
+    """The camera is told why its barrier stays shut."""
+    message = event.message
+    # Whatever the reason is called, it must not be the word that opens.
+    info = "held" if message.reason in ("", "ok") else message.reason
+    call.resource(Decisions).make((event.community_id, message.camera_device_id, message.record_id), Decision(info, event.occurred_at))
+
+
+async def send_command_on_gate_open_requested(call: Call, event: Received[GateOpenRequested]) -> None:
+    """A gate on MQTT gets its command, as long as that is worth something."""
+    message = event.message
+    if message.gate_device_id == message.camera_device_id:
+        return  # The answer to the camera is the only way.
+    gates = call.resource(Gates)
+    command = await gates.command_for(event.community_id, message.gate_device_id, message.command)
+    if command is not None:
+        # The lane's next command must not wait for this one's answer.
+        call.resource(Background).start(gates.send(command, message.command))
+
+
+async def stop_sending_on_gate_acknowledged(call: Call, event: Received[GateAcknowledged]) -> None:
+    """A command that was answered is not sent again."""
+    call.resource(Gates).answered(event.message.device_id, event.message.command_id)
+
+
+async def forget_device_on_device_changed(call: Call, event: Received[DeviceChanged]) -> None:
+    """A credential that was changed or withdrawn works nowhere from now on."""
+    call.resource(Registry).forget(event.message.device_id)
+
+
+async def keep_lane_on_lane_configured(tx: Transaction, event: Received[LaneConfigured]) -> None:
+    """Keeps what a lane does when its decision is late."""
+    message = event.message
+    limit_ms = message.decision_limit_ms if 0 < message.decision_limit_ms <= DECISION_LIMIT_MS else DECISION_LIMIT_MS
+    lane = Lane(message.lane_id, message.gate_device_id, limit_ms, message.opens_offline)
+    await store.upsert_lane(tx, message.camera_device_id, lane, event.version)
+
+
+async def keep_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
+    """Keeps where the local times of a community's devices are from."""
+    community_id = parse_id(event.message.community_id)
+    try:
+        ZoneInfo(event.message.time_zone)
+    except (ValueError, OSError):
+        return
+    if community_id == event.community_id:
+        await store.upsert_community(tx, event.community_id, event.message.time_zone, event.version)
+
+
+async def recall_decisions(running: Running) -> None:
+    """Reads the decisions of the last seconds, so that a camera that pushes again after a restart is answered as before."""
+    await asyncio.gather(
+        _recall(running, event_type(GateOpenRequested), answer_camera_on_gate_open_requested),
+        _recall(running, event_type(VehicleHeld), answer_camera_on_vehicle_held),
+    )
+
+
+async def _recall(running: Running, kind: EventType, handler: Callable[[Call, Received[Any]], Awaitable[None]]) -> None:
+    call, done = running.call(), asyncio.Event()
+    inbox = running.nats.new_inbox()
+
+    async def take(message: Msg) -> None:
+        headers = message.headers or {}
+        try:
+            if headers.get("ce-type") == kind.name:
+                await handler(call, received(headers, message.data, kind.message))
+        except (ValueError, ServiceError) as error:
+            telemetry.log.warning("decision_not_recalled", error=type(error).__name__)
+        if message.metadata.num_pending == 0:
+            done.set()
+
+    subscription = await running.nats.subscribe(inbox, cb=take)
+    config = ConsumerConfig(
+        name=f"ingest-recall-{secrets.token_hex(8)}",
+        deliver_subject=inbox,
+        deliver_policy=DeliverPolicy.BY_START_TIME,
+        opt_start_time=call.now - _RECENT,
+        ack_policy=AckPolicy.NONE,
+        filter_subject=kind.filter_subject,
+        inactive_threshold=_REPLAY_S,
+        mem_storage=True,
+    )
+    try:
+        information = await running.nats.jetstream(timeout=_REPLAY_S).add_consumer(kind.stream, config)
+        if information.num_pending:
+            await asyncio.wait_for(done.wait(), _REPLAY_S)
+    except (NatsError, TimeoutError, OSError) as error:
+        telemetry.log.warning("decisions_not_recalled", error=str(error) or type(error).__name__)
+    finally:
+        await subscription.unsubscribe()

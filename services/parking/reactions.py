@@ -1,0 +1,115 @@
+"""What parking does when something happened elsewhere: one function for each event that it consumes."""
+
+from typing import Final
+from uuid import UUID
+
+from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
+from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
+from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered, VehicleRemoved
+from servicekit.database import Transaction
+from servicekit.errors import FieldViolation, Invalid
+from servicekit.events import Received
+from servicekit.identifiers import parse_id
+from servicekit.times import to_datetime, zone
+from services.parking import lot_store, operations, pass_store
+from services.parking.operations import ORIGIN, Seen
+from services.parking.plates import NotAPlate, normalise
+from services.parking.sessions import Movement
+from services.parking.store import Record
+
+_OUTCOMES: Final = {
+    GateAcknowledged.OUTCOME_OPENED: "opened",
+    GateAcknowledged.OUTCOME_EXPIRED: "expired",
+    GateAcknowledged.OUTCOME_REFUSED: "refused",
+    GateAcknowledged.OUTCOME_FAILED: "failed",
+}
+
+
+async def decide_lane_on_plate_read(tx: Transaction, event: Received[PlateRead]) -> None:
+    """A camera read a plate: the lane opens or holds the car."""
+    read = event.message
+    seen = Seen(
+        record=Record(read.device_id, read.record_id),
+        plate=read.plate,
+        plate_colour=read.plate_colour,
+        plate_class=read.plate_class,
+        occurred_at=to_datetime(read.occurred_at, "occurred_at"),
+        received_at=to_datetime(read.received_at, "received_at"),
+    )
+    await operations.decide_lane(tx, seen, read.lane_number)
+
+
+async def book_passage_on_opened_offline(tx: Transaction, event: Received[OpenedOffline]) -> None:
+    """A lane's offline rule opened the barrier: what passed is booked and reviewed."""
+    opened = event.message
+    seen = Seen(
+        record=Record(opened.device_id, opened.record_id),
+        plate=opened.plate,
+        plate_colour="",
+        plate_class="",
+        occurred_at=to_datetime(opened.occurred_at, "occurred_at"),
+        received_at=to_datetime(opened.opened_at, "opened_at"),
+    )
+    await operations.record_offline_opening(tx, _id(opened.lane_id, "lane_id"), seen)
+
+
+async def note_outcome_on_gate_acknowledged(tx: Transaction, event: Received[GateAcknowledged]) -> None:
+    """A gate says what became of a command."""
+    command_id = parse_id(event.message.command_id)
+    outcome = _OUTCOMES.get(event.message.outcome)
+    if command_id is not None and outcome is not None:
+        await operations.record_gate_outcome(tx, event.message.device_id, command_id, outcome)
+
+
+async def release_vehicle_on_payment(tx: Transaction, event: Received[PaymentSucceeded]) -> None:
+    """A stay was paid for: it is credited, and a car that waits at an exit for it goes."""
+    payment = event.message
+    if payment.origin == ORIGIN:
+        movement = Movement(to_datetime(payment.paid_at, "paid_at"), payment.amount_fen)
+        session_id, charge_id = _id(payment.origin_id, "origin_id"), _id(payment.charge_id, "charge_id")
+        await operations.book_movement(tx, session_id, charge_id, _id(payment.payment_id, "payment_id"), movement)
+
+
+async def debit_session_on_refund(tx: Transaction, event: Received[PaymentRefunded]) -> None:
+    """What was paid for a stay went back. A refund of what was never owed, such as a second payment, was never credited."""
+    refund = event.message
+    if refund.origin == ORIGIN and refund.reopened_charge:
+        movement = Movement(event.occurred_at, -refund.amount_fen)
+        session_id, charge_id = _id(refund.origin_id, "origin_id"), _id(refund.charge_id, "charge_id")
+        await operations.book_movement(tx, session_id, charge_id, _id(refund.refund_id, "refund_id"), movement)
+
+
+async def follow_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
+    """A community's clock times and days are those of its time zone."""
+    zone(event.message.time_zone)
+    await lot_store.save_community(tx, event.message.time_zone, event.version)
+
+
+async def remember_vehicle_on_vehicle_registered(tx: Transaction, event: Received[VehicleRegistered]) -> None:
+    """A household has a vehicle, or its people changed."""
+    vehicle = event.message
+    accounts = [_id(account_id, "account_ids") for account_id in vehicle.account_ids]
+    household_id = _id(vehicle.household_id, "household_id")
+    await pass_store.save_vehicle(tx, _id(vehicle.vehicle_id, "vehicle_id"), household_id, _plate(vehicle.plate), accounts, event.version)
+
+
+async def forget_vehicle_on_vehicle_removed(tx: Transaction, event: Received[VehicleRemoved]) -> None:
+    """A household has a vehicle no more."""
+    vehicle_id = _id(event.message.vehicle_id, "vehicle_id")
+    await pass_store.save_vehicle(tx, vehicle_id, None, _plate(event.message.plate), (), event.version)
+
+
+def _plate(text: str) -> str:
+    """One spelling with the cameras', also of what is no plate: then no camera will read it."""
+    try:
+        return (normalise(text) or "").replace("\0", "")
+    except NotAPlate:
+        return ""
+
+
+def _id(text: str, field: str) -> UUID:
+    identifier = parse_id(text)
+    if identifier is None:
+        violation = FieldViolation(field, "parking.event_malformed", "must be a UUID")
+        raise Invalid("parking.event_malformed", "事件内容有误", "This event cannot be", fields=[violation])
+    return identifier

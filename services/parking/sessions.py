@@ -1,0 +1,492 @@
+"""The books: which sessions a vehicle's reads at a lot's lanes make up, replayed in the order in which things happened.
+
+Cameras re-send, queues deliver twice and out of order. So a session is never patched by what arrives; it follows from all
+reads of the plates that could be taken for each other, in the order in which they were made. A read that arrives in time is
+the last of them, and nothing before it is looked at; one that arrives late is put into its place, and what came after it is
+replayed. What a barrier did is never replayed: a car that was turned away has not come in, one that went out has gone.
+
+Pure. What a lane answers is in `lanes.py`, what a stay costs in `charges.py`; the store loads and keeps what is here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+from uuid import UUID
+
+from services.parking import charges
+from services.parking.charges import Quote
+from services.parking.lanes import (
+    WAIT_MAX,
+    Action,
+    Admission,
+    Decision,
+    Direction,
+    EntryFacts,
+    ExitFacts,
+    ExitTimeVerdict,
+    LotFacts,
+    PermitFacts,
+    Reason,
+    SessionFacts,
+    decide_entry,
+    decide_exit,
+    same_passage_within,
+)
+from services.parking.plates import Match, MatchKind, PlateKind, match_exit
+from services.parking.tariff import Discount, DiscountUnit, Holidays, Tariff
+from services.parking.tariff_document import read_tariff
+
+_FREE: Final = frozenset({Admission.PERMIT, Admission.ON_DUTY})
+# Whether there was room, and who was denied, was decided when the car stood there.
+_ROOM: Final = LotFacts(capacity=1, occupied=0, full_admits_permits=True)
+
+
+class SessionState(StrEnum):
+    OPEN = "open"
+    LEFT = "left"
+    EXIT_MISSED = "exit_missed"
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Money for a session: what was paid or, below zero, what went back. In fen."""
+
+    at: datetime
+    amount_fen: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedCharge:
+    """The charge that is to be paid for a session, as long as it is not."""
+
+    charge_id: UUID
+    amount_fen: int
+    valid_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A stay in the lot."""
+
+    session_id: UUID
+    plate: str
+    plate_kind: PlateKind
+    admission: Admission
+    entered_at: datetime
+    state: SessionState = SessionState.OPEN
+    out_at: datetime | None = None
+    """When it was read at the exit or, when that was missed, when it was known to be out."""
+    amount_fen: int = 0
+    """The price of the whole stay, once it has ended."""
+    permit_id: UUID | None = None
+    """The month pass that the plate was bound to at the entrance, whether or not there was room on it."""
+    visitor_pass_id: UUID | None = None
+    free_minutes: int = 0
+    """What the visitor's pass gives."""
+    household_id: UUID | None = None
+    tariff: str | None = None
+    """The tariff's JSON document; parking is free where none was in force."""
+    tariff_id: UUID | None = None
+    movements: tuple[Movement, ...] = ()
+    charge: RaisedCharge | None = None
+    is_abandoned: bool = False
+    """Not seen for so long that it was closed as missed."""
+    version: int = 0
+
+    @property
+    def paid_fen(self) -> int:
+        """What was paid and did not go back."""
+        return sum(movement.amount_fen for movement in self.movements)
+
+    @property
+    def settled_at(self) -> datetime | None:
+        """When a payment last left nothing owed; the grace time runs from here."""
+        payments = [m.at for m in self.movements if m.amount_fen > 0]
+        refunds = [m.at for m in self.movements if m.amount_fen < 0]
+        latest = max(payments, default=None)
+        return None if latest is None or any(at >= latest for at in refunds) else latest
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A vehicle that a camera read, or a guard saw, at a lane."""
+
+    read_id: UUID
+    lane_id: UUID
+    direction: Direction
+    plate: str
+    """Normalised; empty when unread. A misread may be no plate."""
+    plate_kind: PlateKind | None
+    passed_at: datetime
+    reason: Reason
+    """Why the lane answered as it did."""
+    counts: bool = True
+    """False for a car that was turned away, or of which a person said that it belongs to no stay."""
+    opened: bool = False
+    """Whether the barrier opened for it."""
+    left: bool = False
+    """At an exit: whether the car went out, whatever turns out to have been owed."""
+    session_id: UUID | None = None
+    by_hand: bool = False
+    is_assigned: bool = False
+    """Whether a person said which session it ends."""
+    overtaken_at: datetime | None = None
+    """When another vehicle was first read at the lane after it: it does not stand there any more."""
+
+    def waits(self, now: datetime) -> bool:
+        """Whether the car may still stand before the barrier."""
+        return not self.opened and self.overtaken_at is None and now <= self.passed_at + WAIT_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Whose days and holidays the tariff's are."""
+
+    zone: tzinfo
+    holidays: Holidays
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """The read at hand, with what is known of its plate and its lot now."""
+
+    read: Read
+    lot: LotFacts
+    is_late: bool = False
+    passes_anyway: bool = False
+    """The barrier opened whatever the rules say: by hand, or by the lane's offline rule."""
+    is_denied: bool = False
+    permit_id: UUID | None = None
+    visitor_pass_id: UUID | None = None
+    free_minutes: int = 0
+    household_id: UUID | None = None
+    is_resident: bool = False
+    tariff_id: UUID | None = None
+    tariff: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one read turned out to be, and what its lane would answer now."""
+
+    read: Read
+    decision: Decision
+    match: MatchKind | None = None
+    candidates: tuple[UUID, ...] = ()
+    """The session taken, or those it could be."""
+    is_repeated: bool = False
+    """Whether the read before it is of the same vehicle passing once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The books after a replay. Sessions that were known and are not here began with what is now a repeated read."""
+
+    sessions: Mapping[UUID, Session]
+    steps: Sequence[Step]
+
+
+def replay(
+    known: Iterable[Session],
+    reads: Iterable[Read],
+    *,
+    since: datetime,
+    now: datetime,
+    calendar: Calendar,
+    arrival: Arrival | None = None,
+) -> Replay:
+    """The sessions that follow from `reads` since an instant, in whichever order reads and sessions are given.
+
+    `known` are the sessions as they are kept: those inside at `since` or later. `reads` are all of these plates since `WAIT_MAX` before
+    `since`, with the one at hand among them. The order in which they arrived does not matter; that is what the replay is for.
+    """
+    books = _Books(known, since, now, calendar, arrival)
+    steps = []
+    for read in sorted(reads, key=lambda read: (read.passed_at, read.direction is Direction.EXIT, read.read_id)):
+        if read.passed_at >= since and (read.counts or (arrival is not None and arrival.read is read)):
+            steps.append(books.enter(read) if read.direction is Direction.ENTRY else books.leave(read))
+        else:
+            books.remember(read)
+    return Replay(books.closed(), steps)
+
+
+class _Books:
+    def __init__(self, known: Iterable[Session], since: datetime, now: datetime, calendar: Calendar, arrival: Arrival | None) -> None:
+        self._known = {session.session_id: session for session in known}
+        self._sessions = {s.session_id: _rewound(s, since) for s in self._known.values() if s.entered_at < since}
+        self._inside = {s.plate: s.session_id for s in self._sessions.values() if s.state is SessionState.OPEN}
+        self._latest: dict[tuple[UUID, str], Read] = {}
+        self._now = now
+        self._calendar = calendar
+        self._arrival = arrival
+
+    def remember(self, read: Read) -> None:
+        self._latest[read.lane_id, read.plate] = read
+
+    def closed(self) -> dict[UUID, Session]:
+        for session in self._known.values():
+            kept = self._sessions.get(session.session_id)
+            if kept is not None and kept.state is SessionState.OPEN and session.is_abandoned:
+                self._sessions[session.session_id] = session
+            elif kept is None and (session.movements or session.charge is not None):
+                # Somebody may pay for it, or has: it must not vanish.
+                missed = replace(session, state=SessionState.EXIT_MISSED, out_at=session.entered_at, amount_fen=0)
+                self._sessions[session.session_id] = missed
+        return self._sessions
+
+    # At an entrance.
+
+    def enter(self, read: Read) -> Step:
+        here = self._session_inside(read.plate)
+        arrival = self._arrival if self._arrival is not None and self._arrival.read is read else None
+        before = self._known.get(read.session_id) if read.session_id is not None else None
+        decision = decide_entry(self._entry_facts(read, here, arrival, before))
+        if arrival is not None and decision.admission is None:
+            return self._noted(replace(read, counts=False, session_id=None), decision)
+        if here is not None and self._repeated(read) == here.session_id:
+            here = self._adopted(here, before)
+            return self._noted(replace(read, counts=True, session_id=here.session_id), decision)
+        if here is not None:
+            self._put(replace(here, state=SessionState.EXIT_MISSED, out_at=read.passed_at))
+        session = self._begun(read, decision, arrival, before)
+        self._put(session)
+        return self._noted(replace(read, counts=True, session_id=session.session_id), decision)
+
+    def _entry_facts(self, read: Read, here: Session | None, arrival: Arrival | None, before: Session | None) -> EntryFacts:
+        lot, is_denied, is_resident = _ROOM, False, False
+        permit_id, visitor_pass_id = (None, None) if before is None else (before.permit_id, before.visitor_pass_id)
+        if arrival is not None and before is None:
+            permit_id, visitor_pass_id, is_resident = arrival.permit_id, arrival.visitor_pass_id, arrival.is_resident
+            if not arrival.passes_anyway:
+                lot, is_denied = arrival.lot, arrival.is_denied
+        return EntryFacts(
+            plate_kind=read.plate_kind,
+            lot=lot,
+            is_late=arrival is not None and arrival.is_late,
+            is_denied=is_denied,
+            permit=None if permit_id is None else PermitFacts(others_inside=self._others_on(permit_id, read.plate)),
+            has_visitor_pass=visitor_pass_id is not None,
+            is_resident=is_resident,
+            has_open_session=here is not None,
+        )
+
+    def _others_on(self, permit_id: UUID, plate: str) -> int:
+        inside = (self._sessions[session_id] for session_id in self._inside.values())
+        return sum(s.permit_id == permit_id and s.admission is Admission.PERMIT and s.plate != plate for s in inside)
+
+    def _begun(self, read: Read, decision: Decision, arrival: Arrival | None, before: Session | None) -> Session:
+        assert read.plate_kind is not None
+        admission = decision.admission or Admission.TEMPORARY
+        if arrival is not None and before is None:
+            return Session(
+                session_id=read.read_id,
+                plate=read.plate,
+                plate_kind=read.plate_kind,
+                admission=admission,
+                entered_at=read.passed_at,
+                permit_id=arrival.permit_id,
+                visitor_pass_id=arrival.visitor_pass_id,
+                free_minutes=arrival.free_minutes,
+                household_id=arrival.household_id,
+                tariff_id=arrival.tariff_id,
+                tariff=arrival.tariff,
+            )
+        assert before is not None
+        # What could change is whether its month pass had room; what else it was let in as was true then.
+        admission = admission if before.permit_id is not None else before.admission
+        begun = replace(before, admission=admission, entered_at=read.passed_at, state=SessionState.OPEN, out_at=None, amount_fen=0)
+        if before.session_id in self._sessions:
+            # It was taken for a repeated read of that stay.
+            return replace(begun, session_id=read.read_id, movements=(), charge=None, is_abandoned=False, version=0)
+        return begun
+
+    def _adopted(self, here: Session, before: Session | None) -> Session:
+        """The session inside, as which one that began with a read of the same passage is known already."""
+        if before is None or before.session_id in self._sessions or here.session_id in self._known:
+            return here
+        del self._sessions[here.session_id]
+        adopted = replace(here, session_id=before.session_id, movements=before.movements, charge=before.charge, version=before.version)
+        self._put(adopted)
+        return adopted
+
+    # At an exit.
+
+    def leave(self, read: Read) -> Step:
+        arrival = self._arrival if self._arrival is not None and self._arrival.read is read else None
+        if read.is_assigned:
+            match, session = Match(MatchKind.EXACT, read.plate, ()), self._sessions.get(read.session_id) if read.session_id else None
+        else:
+            match = self._matched(read)
+            session = self._session_inside(match.plate) if match.plate is not None else None
+            gone = self._sessions.get(self._repeated(read) or read.read_id)
+            if match.kind is not MatchKind.EXACT and gone is not None and gone.state is SessionState.LEFT:
+                decision = decide_exit(self._exit_facts(read, MatchKind.EXACT, gone, arrival, goes=True))
+                return self._noted(replace(read, session_id=gone.session_id), decision, MatchKind.EXACT, (gone.session_id,))
+        goes = session is not None and self._goes(read, session, arrival)
+        decision = decide_exit(self._exit_facts(read, match.kind, session, arrival, goes=goes))
+        candidates = tuple(self._inside[plate] for plate in match.candidates)
+        if session is None or session.state is not SessionState.OPEN:
+            left = read.left or (arrival is not None and (arrival.passes_anyway or decision.action is Action.OPEN))
+            return self._noted(replace(read, session_id=None, left=left), decision, match.kind, candidates)
+        if goes:
+            left_at = max(read.passed_at, session.entered_at)
+            self._put(replace(session, state=SessionState.LEFT, out_at=left_at, amount_fen=price(session, left_at, self._calendar)))
+        return self._noted(replace(read, session_id=session.session_id, left=goes), decision, match.kind, candidates)
+
+    def _matched(self, read: Read) -> Match:
+        if not read.by_hand:
+            return match_exit(read.plate, self._inside)
+        # A person does not take one character for another.
+        if read.plate in self._inside:
+            return Match(MatchKind.EXACT, read.plate, (read.plate,))
+        return Match(MatchKind.UNMATCHED, None, ())
+
+    def _goes(self, read: Read, session: Session, arrival: Arrival | None) -> bool:
+        """Whether the car went out with this read, or may go now."""
+        if read.left or (arrival is not None and arrival.passes_anyway):
+            return True
+        if arrival is None and read.reason is Reason.PAYMENT_DUE and self._now > read.passed_at + WAIT_MAX:
+            return False  # It was held, and what has become known since opened no barrier.
+        if due(session, read.passed_at, self._calendar) == 0:
+            return True
+        # Or paid while it stood there.
+        latest = read.passed_at + WAIT_MAX
+        if read.overtaken_at is not None:
+            latest = min(latest, read.overtaken_at)
+        paid_there = (m.at for m in session.movements if read.passed_at < m.at <= latest)
+        return any(due(session, at, self._calendar) == 0 for at in paid_there)
+
+    def _exit_facts(self, read: Read, match: MatchKind, session: Session | None, arrival: Arrival | None, *, goes: bool) -> ExitFacts:
+        facts = None
+        if session is not None:
+            owed = 0 if goes else self._owed(read, session)
+            amount_fen = charged(session, max(read.passed_at, session.entered_at), self._calendar)
+            facts = SessionFacts(session.admission, owed, amount_fen, session.paid_fen)
+        elif any(s.plate == read.plate and s.state is SessionState.OPEN and s.entered_at > read.passed_at for s in self._known.values()):
+            facts = SessionFacts(Admission.TEMPORARY, 0, 0, 0, ExitTimeVerdict.BEFORE_ENTRY)
+        return ExitFacts(
+            match=match if read.plate else None,
+            plate_kind=read.plate_kind if session is None else session.plate_kind,
+            session=facts,
+            is_late=arrival is not None and arrival.is_late,
+            has_permit=arrival is not None and arrival.permit_id is not None,
+        )
+
+    def _owed(self, read: Read, session: Session) -> int:
+        """What to ask for at the barrier: the price that was quoted, while it is valid."""
+        if session.charge is not None and session.charge.valid_until >= self._now:
+            return session.charge.amount_fen
+        return due(session, read.passed_at, self._calendar)
+
+    # At either.
+
+    def _session_inside(self, plate: str) -> Session | None:
+        session_id = self._inside.get(plate)
+        return None if session_id is None else self._sessions[session_id]
+
+    def _repeated(self, read: Read) -> UUID | None:
+        """The session of the read before this one, when it is of the same vehicle passing once."""
+        previous = self._previous(read)
+        return None if previous is None else previous.session_id
+
+    def _previous(self, read: Read) -> Read | None:
+        previous = self._latest.get((read.lane_id, read.plate))
+        if previous is None or read.passed_at - previous.passed_at > same_passage_within(previous.opened):
+            return None
+        return previous
+
+    def _put(self, session: Session) -> None:
+        self._sessions[session.session_id] = session
+        if session.state is SessionState.OPEN:
+            self._inside[session.plate] = session.session_id
+        elif self._inside.get(session.plate) == session.session_id:
+            del self._inside[session.plate]
+
+    def _noted(self, read: Read, decision: Decision, match: MatchKind | None = None, candidates: tuple[UUID, ...] = ()) -> Step:
+        is_repeated = self._previous(read) is not None
+        self.remember(read)
+        return Step(read, decision, match, candidates, is_repeated)
+
+
+def _rewound(session: Session, since: datetime) -> Session:
+    """A session as it was just before an instant after its beginning."""
+    if session.out_at is None or session.out_at < since:
+        return session
+    return replace(session, state=SessionState.OPEN, out_at=None, amount_fen=0)
+
+
+# Money.
+
+
+def due(session: Session, at: datetime, calendar: Calendar) -> int:
+    """What has to be paid for the car to leave at `at`, in fen, with what was paid by then."""
+    tariff = _tariff(session)
+    if tariff is None:
+        return 0
+    paid_by_then = tuple(m for m in session.movements if m.at <= at)
+    return charges.due(tariff, _stay(replace(session, movements=paid_by_then), calendar), max(at, session.entered_at))
+
+
+def charged(session: Session, at: datetime, calendar: Calendar) -> int:
+    """What a stay that ends at `at` costs by the tariff, in fen, whatever was paid."""
+    tariff = _tariff(session)
+    return 0 if tariff is None else charges.charge(tariff, _stay(session, calendar), at).amount_fen
+
+
+def price(session: Session, left_at: datetime, calendar: Calendar) -> int:
+    """What a stay that ended at `left_at` cost, in fen: by the tariff, less what fell into the grace time after a payment."""
+    tariff = _tariff(session)
+    if tariff is None:
+        return 0
+    owed = charges.due(tariff, _stay(session, calendar), left_at)
+    return min(charged(session, left_at, calendar), session.paid_fen + owed)
+
+
+def quote(session: Session, at: datetime, calendar: Calendar, *, valid_for_at_least: timedelta, valid_for_at_most: timedelta) -> Quote:
+    """What is to be paid at `at`, and until when that is the price."""
+    tariff = _tariff(session)
+    if tariff is None:
+        return Quote(0, at + valid_for_at_most, charges.Charge(0, ()))
+    stay = _stay(session, calendar)
+    at = max(at, session.entered_at)
+    return charges.quote(tariff, stay, at, valid_for_at_least=valid_for_at_least, valid_for_at_most=valid_for_at_most)
+
+
+def grace_ends_at(session: Session) -> datetime | None:
+    """Until when a car that has paid may leave for nothing more; None when it has not paid."""
+    tariff, settled_at = _tariff(session), session.settled_at
+    return None if tariff is None or settled_at is None else settled_at + timedelta(minutes=tariff.grace_minutes)
+
+
+def grace(session: Session) -> timedelta:
+    """The time that a payment gives to reach the exit."""
+    tariff = _tariff(session)
+    return timedelta(0) if tariff is None else timedelta(minutes=tariff.grace_minutes)
+
+
+def _tariff(session: Session) -> Tariff | None:
+    return None if session.tariff is None or session.admission in _FREE else _parsed(session.tariff)
+
+
+@lru_cache(maxsize=512)
+def _parsed(document: str) -> Tariff:
+    return read_tariff(json.loads(document))
+
+
+def _stay(session: Session, calendar: Calendar) -> charges.Stay:
+    discounts: tuple[Discount, ...] = ()
+    if session.admission is Admission.VISITOR_PASS and session.free_minutes:
+        discounts = (Discount("访客优惠", session.free_minutes, DiscountUnit.MINUTES),)
+    return charges.Stay(
+        entered_at=session.entered_at,
+        plate_kind=session.plate_kind,
+        zone=calendar.zone,
+        holidays=calendar.holidays,
+        discounts=discounts,
+        paid_fen=session.paid_fen,
+        settled_at=session.settled_at,
+    )

@@ -1,0 +1,226 @@
+"""Devices for the tests of this folder: registered through the contract, and speaking HTTP as devices do; and a stand-in for parking."""
+
+import base64
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from linli.device.v1.events_pb2 import PlateRead
+from linli.identity.v1.events_pb2 import CommunityChanged
+from linli.ingest.v1.ingest_pb2 import Device, GetDeviceRequest, RegisterDeviceRequest
+from linli.parking.v1.events_pb2 import GateCommand, GateOpenRequested, LaneConfigured, SignedCommand, VehicleHeld
+from servicekit.auth import Principal
+from servicekit.database import PLATFORM, Transaction
+from servicekit.events import Received
+from servicekit.identifiers import new_id
+from servicekit.messaging import on
+from servicekit.service import Service
+from servicekit.times import to_timestamp
+from services.ingest import store
+from services.ingest.devices import Kind
+from services.ingest.service import SERVICE
+from tests.support import Caller, Platform, Servers, eventually, platform, principal
+
+INGEST = "linli.ingest.v1.IngestService"
+CAMERA = "a1b2c3d4-e5f60718"
+VIID_CAMERA = "33010299011190000253"
+EDGE_BOX = "box-1"
+GATE = "gate-1"
+KINDS = {CAMERA: Kind.PLATE_CAMERA, VIID_CAMERA: Kind.VIID, EDGE_BOX: Kind.EDGE_BOX, GATE: Kind.GATE}
+JPEG = b"\xff\xd8\xff\xe0" + b"a picture of a car" * 10
+PNG = b"\x89PNG\r\n\x1a\n" + b"another picture"
+
+_gate_key = Ed25519PrivateKey.generate()
+_counter = iter(range(1, 1_000_000))
+
+
+def signed_command(
+    gate: str, now: datetime, *, key: Ed25519PrivateKey = _gate_key, lives_s: float = 10, action: str = "open"
+) -> SignedCommand:
+    """An order to a gate, as parking signs it."""
+    command = GateCommand(
+        command_id=str(new_id()),
+        device_id=gate,
+        action=action,
+        nonce=uuid.uuid4().bytes,
+        counter=next(_counter),
+        expires_at=to_timestamp(now + timedelta(seconds=lives_s)),
+    )
+    body = command.SerializeToString()
+    return SignedCommand(command=body, signature=key.sign(body), key_id="test")
+
+
+def command_id(signed: SignedCommand) -> str:
+    return GateCommand.FromString(signed.command).command_id
+
+
+async def decide_on_plate_read(tx: Transaction, event: Received[PlateRead]) -> None:
+    """Lets 京A in through the camera's own barrier, 京G through the gate on MQTT, holds 京H, and never decides on any other plate."""
+    read = event.message
+    lane = f"lane-of-{read.device_id}"
+    if read.plate.startswith(("京A", "京G")):
+        gate = GATE if read.plate.startswith("京G") else read.device_id
+        tx.publish(
+            GateOpenRequested(
+                lane_id=lane,
+                gate_device_id=gate,
+                camera_device_id=read.device_id,
+                record_id=read.record_id,
+                command=signed_command(gate, tx.now),
+            )
+        )
+    elif read.plate.startswith("京H"):
+        tx.publish(VehicleHeld(lane_id=lane, camera_device_id=read.device_id, record_id=read.record_id, reason="payment_due"))
+
+
+PARKING = Service(
+    name="parking",
+    migrations=Path(__file__).parent / "migrations",
+    publishes=[GateOpenRequested, VehicleHeld],
+    consumes=[on(PlateRead, decide_on_plate_read)],
+)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """A running ingest with an HTTP client at its address."""
+
+    running: Platform
+    http: httpx.AsyncClient
+    images: Path
+    who: Principal
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def community_id(self) -> uuid.UUID:
+        return self.who.community_id
+
+    @property
+    def caller(self) -> Caller:
+        return self.running.caller(self.who)
+
+    async def register(self, device_id: str, kind: Kind, caller: Caller | None = None) -> str:
+        """Registers a device and returns its secret."""
+        request = RegisterDeviceRequest(device_id=device_id, name=device_id, kind=int(kind))  # type: ignore[arg-type]
+        answer = await (caller or self.caller).call(f"{INGEST}/RegisterDevice", request)
+        secret: str = answer.secret
+        self.secrets[device_id] = secret
+        return secret
+
+    async def device(self, device_id: str) -> Device:
+        answer: Device = await self.caller.call(f"{INGEST}/GetDevice", GetDeviceRequest(device_id=device_id))
+        return answer
+
+    async def irregular(self, device_id: str, count: int) -> None:
+        """Waits until so many irregular records are counted."""
+
+        async def counted() -> bool:
+            return (await self.device(device_id)).irregular_records == count
+
+        await eventually(counted, f"{count} irregular records")
+
+    def basic(self, device_id: str) -> httpx.BasicAuth:
+        return httpx.BasicAuth(device_id, self.secrets[device_id])
+
+    async def push(self, body: Any, device_id: str = CAMERA) -> httpx.Response:
+        """Posts a plate push; bytes go as they are."""
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return await self.http.post("/devices/plate", auth=self.basic(device_id), **content)
+
+    async def configure_lane(self, camera: str, gate: str, *, limit_ms: int = 2000, opens_offline: bool = False, version: int = 1) -> None:
+        """Tells ingest of a lane as parking does, and waits until it knows."""
+        lane = LaneConfigured(
+            lane_id=f"lane-of-{camera}",
+            camera_device_id=camera,
+            gate_device_id=gate,
+            decision_limit_ms=limit_ms,
+            opens_offline=opens_offline,
+        )
+        await self.running.publish(lane, self.community_id, version=version)
+
+        async def known() -> bool:
+            async with self.running.transaction("ingest", PLATFORM) as tx:
+                device = await store.select_known_device(tx, camera)
+            return bool(device and device.lane and (device.lane.decision_limit_ms, device.lane.opens_offline) == (limit_ms, opens_offline))
+
+        await eventually(known, "the lane")
+        self.forget(camera)
+
+    async def set_zone(self, name: str, version: int = 1) -> None:
+        """Tells ingest of a community's time zone as identity does, and waits until it knows."""
+        event = CommunityChanged(community_id=str(self.community_id), name="春江花园", time_zone=name, modules=["parking"])
+        await self.running.publish(event, self.community_id, version=version)
+
+        async def known() -> bool:
+            async with self.running.transaction("ingest", self.community_id) as tx:
+                return bool(await tx.fetchval("SELECT true FROM communities WHERE time_zone = $1", name))
+
+        await eventually(known, "the time zone")
+        for device_id in self.secrets:
+            self.forget(device_id)
+
+    def forget(self, device_id: str) -> None:
+        """Has ingest look the device up again, as it does by itself after a few seconds."""
+        from services.ingest.registry import Registry
+
+        for running in self.running.host.running:
+            if running.name == "ingest":
+                running.resources.get(Registry).forget(device_id)
+
+
+def settings(images: Path, **more: str) -> Mapping[str, str]:
+    """What ingest needs to start."""
+    public = _gate_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return {
+        "LINLI_INGEST_CREDENTIALS_KEY": base64.b64encode(b"k" * 32).decode(),
+        "LINLI_INGEST_GATE_PUBLIC_KEY": base64.b64encode(public).decode(),
+        "LINLI_INGEST_IMAGES_URL": str(images),
+        **more,
+    }
+
+
+@asynccontextmanager
+async def fleet(
+    servers: Servers, images: Path, *others: Service, clock: Callable[[], datetime] | None = None, **more: str
+) -> AsyncIterator[Fleet]:
+    """Runs ingest, and others beside it, for a community with a camera of each protocol, a gate and an edge box."""
+    async with (
+        platform(servers, SERVICE, *others, clock=clock, settings=settings(images, **more)) as running,
+        httpx.AsyncClient(base_url=running.http_urls["ingest"], timeout=10, limits=httpx.Limits(max_connections=None)) as http,
+    ):
+        town = Fleet(running, http, images, principal("ingest.devices.read", "ingest.devices.write"))
+        for device_id, kind in KINDS.items():
+            await town.register(device_id, kind)
+        yield town
+
+
+def push_body(plate: str, at: datetime | None = None, serial: str = CAMERA, **result: Any) -> dict[str, Any]:
+    """A plate push as the camera writes it."""
+    at = at or datetime.now(UTC)
+    read = {
+        "license": plate,
+        "colorType": 1,
+        "type": 1,
+        "confidence": 98,
+        "direction": 4,
+        "triggerType": 8,
+        "timeStamp": {"Timeval": {"sec": int(at.timestamp()), "usec": at.microsecond}},
+        **result,
+    }
+    alarm = {"serialno": serial, "deviceName": "east-in", "ipaddr": "10.0.0.11", "channel": 0, "result": {"PlateResult": read}}
+    return {"AlarmInfoPlate": alarm}
+
+
+def info(answer: httpx.Response) -> str:
+    """What the camera is told."""
+    assert answer.status_code == 200, answer.text
+    told: str = answer.json()["Response_AlarmInfoPlate"]["info"]
+    return told
