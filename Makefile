@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help up reset test check bench proto events settings lock contracts-accept format
+.PHONY: help up reset test drill check bench proto events settings lock contracts-accept format
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -24,6 +24,9 @@ reset: $(STAMP) ## Forget what `make up` has stored
 
 test: $(STAMP) ## Run all tests against real servers
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
+
+drill: $(STAMP) ## Kill services and servers at random during two thousand exits
+	LINLI_DRILL_EXITS=2000 $(BIN)/pytest tests/drills --timeout 1800
 
 check: $(STAMP) ## All that CI runs: lint, types, walls, contracts, migrations, tests
 	$(BIN)/ruff format --check .

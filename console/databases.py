@@ -21,12 +21,13 @@ SELECT dead_letter_id, consumer, subject, error, failed_at, replayed_at FROM dea
 WHERE $1 OR replayed_at IS NULL ORDER BY failed_at LIMIT 1000
 """
 SELECT_DEAD_LETTERS = """
-SELECT dead_letter_id, subject, headers, body FROM dead_letters
+SELECT dead_letter_id, consumer, subject, headers, body, failed_at FROM dead_letters
 WHERE (dead_letter_id = ANY($1::uuid[])) OR ($1::uuid[] = '{}' AND replayed_at IS NULL) ORDER BY failed_at LIMIT 1000
 """
 # The broker's user for those who run it.
 OPERATOR = "operator"
-MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $2 WHERE dead_letter_id = $1"
+# One that has failed again meanwhile waits again.
+MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $3 WHERE dead_letter_id = $1 AND failed_at = $2"
 
 
 class DatabaseError(Exception):
@@ -43,7 +44,7 @@ async def migrate(services: Sequence[Service]) -> None:
             raise SettingsError(f"LINLI_{service.name.upper()}_MIGRATION_URL is not set")
         try:
             await schema.migrate(settings.migration_url, service.migrations)
-        except (schema.MigrationError, TimeoutError) as error:
+        except (schema.MigrationError, asyncpg.PostgresError, OSError, TimeoutError) as error:
             raise DatabaseError(f"{service.name}: {error}") from error
         typer.echo(f"{service.name}: up to date")
 
@@ -84,11 +85,12 @@ async def replay_dead_letters(service: str, identifiers: Sequence[str]) -> None:
             async with database.transaction(PLATFORM) as transaction:
                 letters = await transaction.fetch(SELECT_DEAD_LETTERS, chosen)
             for letter in letters:
-                # Without its id for JetStream, which would take it for a repetition.
+                # Without its id for JetStream, which would take it for a repetition; for the consumer that failed and no other.
                 headers = {key: value for key, value in json.loads(letter["headers"]).items() if key != "Nats-Msg-Id"}
+                headers[messaging.ONLY] = letter["consumer"]
                 await publisher.send(letter["subject"], letter["body"], headers)
                 async with database.transaction(PLATFORM) as transaction:
-                    await transaction.execute(MARK_REPLAYED, letter["dead_letter_id"], system_clock())
+                    await transaction.execute(MARK_REPLAYED, letter["dead_letter_id"], letter["failed_at"], system_clock())
     finally:
         await client.close()
     typer.echo(f"{len(letters)} replayed")

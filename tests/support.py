@@ -180,7 +180,8 @@ class Servers:
         client = await nats.connect(self.nats.url)
         try:
             for stream in await client.jsm().streams_info():
-                await client.jsm().delete_stream(stream.config.name or "")
+                if not (stream.config.name or "").startswith("$"):  # those of NATS itself
+                    await client.jsm().delete_stream(stream.config.name or "")
         finally:
             await client.close()
 
@@ -329,11 +330,16 @@ async def platform(
     clock: Callable[[], datetime] | None = None,
     mint: Mint | None = None,
     settings: Mapping[str, str] | None = None,
+    keep_streams: bool = False,
 ) -> AsyncIterator[Platform]:
-    """Runs services in this process. Tokens are the test's own, signed by `mint`, unless identity is among the services."""
+    """Runs services in this process. Tokens are the test's own, signed by `mint`, unless identity is among the services.
+
+    `settings` are environment variables that win over the harness's own. `keep_streams` lets a second platform join a running one.
+    """
     from contextlib import AsyncExitStack
 
-    await servers.forget_streams()
+    if not keep_streams:
+        await servers.forget_streams()
     signer = mint or Mint()
     grpc_address, ops_address = free_address(), free_address()
     values = {

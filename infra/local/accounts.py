@@ -71,7 +71,7 @@ def configuration(services: Sequence[Service], passwords: Mapping[str, str], iss
     return "\n".join(lines) + "\n"
 
 
-_OPERATORS = Permissions(["linli.>", "device.>", "$JS.API.>", "$JS.ACK.>"], [f"_INBOX.{OPERATOR}.>", "linli.>", "device.>"])
+_OPERATORS = Permissions(["linli.>", "device.>", "$JS.API.>", "$JS.ACK.>"], ["_INBOX.>", "linli.>", "device.>"])
 
 
 def _user(name: str, password: str, permissions: Permissions) -> dict[str, object]:

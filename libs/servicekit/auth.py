@@ -13,18 +13,22 @@ from typing import Any
 
 import jwt
 import msgspec
+from jwt.types import Options
 
-from servicekit.errors import Denied, ServiceError, Unauthenticated, Unavailable
-from servicekit.identifiers import parse_id
+from servicekit import telemetry
+from servicekit.errors import Denied, Unauthenticated, Unavailable
 
 AUDIENCE = "linli"
 ALGORITHM = "EdDSA"
 # Tokens verified lately, so that a caller's signature is checked once for each token and process, not once for each call.
 _VERIFIED_MAX = 10_000
-# An unknown key id asks identity for its keys at most this often.
+# Identity is asked for its keys at most this often, whatever key ids strangers write into tokens, and when it did not answer.
 _KEYS_REFRESH_S = 5.0
+_KEYS_RETRY_S = 1.0
 # Rotation adds a key before it signs with it, so keys this old are still the keys.
 _KEYS_MAX_AGE_S = 300.0
+# `iat` is not compared with the clock: clocks of two machines differ by seconds, and a token is used as soon as it is made.
+_OPTIONS: Options = {"require": ["exp", "iat", "sub", "aud"], "verify_iat": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,7 @@ class Principal:
     by_building: Mapping[uuid.UUID, frozenset[str]] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
 
-    def may(
-        self, permission: str, *, household_id: uuid.UUID | None = None, building_id: uuid.UUID | None = None
-    ) -> bool:
+    def may(self, permission: str, *, household_id: uuid.UUID | None = None, building_id: uuid.UUID | None = None) -> bool:
         """Whether the account holds `permission` for the community, or for the household or building that is named."""
         if permission in self.permissions:
             return True
@@ -103,6 +105,8 @@ class Verifier:
         self._fetch_keys = fetch_keys
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._is_reachable = True
         self._fetching = asyncio.Lock()
         self._verified: dict[str, tuple[int, Principal]] = {}
 
@@ -119,14 +123,12 @@ class Verifier:
             raise _refused("auth.token_malformed")
         key = await self._key(header["kid"])
         try:
-            payload = jwt.decode(
-                token, key, algorithms=[ALGORITHM], audience=AUDIENCE, options={"require": ["exp", "iat", "sub", "aud"]}
-            )
+            payload = jwt.decode(token, key, algorithms=[ALGORITHM], audience=AUDIENCE, options=_OPTIONS)
             claims = msgspec.convert(payload, _Claims)
             principal = _principal_of(claims)
         except jwt.ExpiredSignatureError:
             raise _refused("auth.token_expired") from None
-        except (jwt.InvalidTokenError, msgspec.ValidationError, ValueError):
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, OverflowError):
             raise _refused("auth.token_invalid") from None
         if len(self._verified) >= _VERIFIED_MAX:
             self._verified.clear()
@@ -134,31 +136,40 @@ class Verifier:
         return principal
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
-        if key_id not in self._keys or time.monotonic() - self._fetched_at > _KEYS_MAX_AGE_S:
+        if key_id not in self._keys:
+            # Whoever waits here finds what the first has fetched, or that it was fetched just now.
             async with self._fetching:
-                await self._refresh(key_id)
+                if key_id not in self._keys:
+                    await self._refresh()
+        elif time.monotonic() - self._fetched_at > _KEYS_MAX_AGE_S and not self._fetching.locked():
+            async with self._fetching:
+                await self._refresh()
         key = self._keys.get(key_id)
-        if key is None:
+        if key is not None:
+            return key
+        if self._is_reachable:
             raise _refused("auth.token_invalid")
-        return key
+        zh, en = "暂时无法验证登录状态，请稍后再试", "Sign-in cannot be checked now"
+        raise Unavailable("auth.keys_unavailable", zh, en, retry_after_s=1)
 
-    async def _refresh(self, key_id: str) -> None:
-        age_s = time.monotonic() - self._fetched_at
-        if age_s < (_KEYS_REFRESH_S if key_id not in self._keys else _KEYS_MAX_AGE_S):
+    async def _refresh(self) -> None:
+        """Fetches the keys, unless that was tried just now. While identity is away the keys that we have are still the keys."""
+        if time.monotonic() - self._asked_at < (_KEYS_REFRESH_S if self._is_reachable else _KEYS_RETRY_S):
             return
+        self._asked_at = time.monotonic()
         try:
             key_set = jwt.PyJWKSet.from_json((await self._fetch_keys()).decode())
-        except (ServiceError, OSError):
-            if key_id in self._keys:
-                return  # Identity is away; the keys we have are still the keys.
-            raise Unavailable(
-                "auth.keys_unavailable",
-                "暂时无法验证登录状态，请稍后再试",
-                "Sign-in cannot be checked now",
-                retry_after_s=1,
-            ) from None
-        self._keys = {key.key_id: key for key in key_set.keys if key.key_id}
-        self._fetched_at = time.monotonic()
+        except asyncio.CancelledError:
+            self._asked_at = float("-inf")  # Whoever asked has gone; that says nothing about identity.
+            raise
+        except Exception as error:
+            self._is_reachable = False
+            telemetry.log.warning("keys_not_fetched", error=telemetry.describe(error))
+            return
+        keys = {key.key_id: key for key in key_set.keys if key.key_id and key.algorithm_name == ALGORITHM}
+        if self._keys.keys() - keys.keys():
+            self._verified.clear()  # A key was withdrawn, and what it had signed with it.
+        self._keys, self._is_reachable, self._fetched_at = keys, True, time.monotonic()
 
 
 _TEXTS = {
@@ -186,11 +197,4 @@ def token_in(authorization: str | None) -> str:
 
 def denied(permission: str) -> Denied:
     """The error for a caller without `permission`."""
-    return Denied(
-        "auth.permission_missing", "您没有此操作的权限", "You may not do this", details={"permission": permission}
-    )
-
-
-def scope_id(text: str) -> uuid.UUID | None:
-    """The household or building id in a request field; None when the field holds none."""
-    return parse_id(text)
+    return Denied("auth.permission_missing", "您没有此操作的权限", "You may not do this", details={"permission": permission})

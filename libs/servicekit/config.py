@@ -16,6 +16,8 @@ PREFIX = "LINLI"
 S = TypeVar("S", bound=msgspec.Struct)
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+# Where something listens, such as 127.0.0.1:7000 or [::1]:7000.
+Address = Annotated[str, msgspec.Meta(pattern=r"^\S+:[0-9]{1,5}$")]
 
 
 class SettingsError(Exception):
@@ -25,8 +27,8 @@ class SettingsError(Exception):
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one process needs, whichever services it runs."""
 
-    grpc_address: str = "127.0.0.1:7000"
-    ops_address: str = "127.0.0.1:7001"
+    grpc_address: Address = "127.0.0.1:7000"
+    ops_address: Address = "127.0.0.1:7001"
     nats_url: str = "nats://127.0.0.1:4222"
     # Where a service is found; `{service}` is its name. LINLI_PARKING_ADDRESS overrides it for one service.
     service_address: str = "127.0.0.1:7000"
@@ -86,8 +88,8 @@ def _value(name: str, environment: Mapping[str, str]) -> str | None:
         return None
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\n")
-    except OSError as error:
-        raise SettingsError(f"{name}_FILE cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name}_FILE cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
 
 
 def address_of(service: str, process: ProcessSettings, environment: Mapping[str, str] = os.environ) -> str:

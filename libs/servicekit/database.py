@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
@@ -19,7 +20,7 @@ from google.protobuf.message import Message
 from servicekit import telemetry
 from servicekit.auth import Principal
 from servicekit.clock import Clock
-from servicekit.errors import Unavailable
+from servicekit.errors import Invalid, Unavailable
 from servicekit.events import Envelope, envelope
 from servicekit.identifiers import new_id
 
@@ -32,11 +33,19 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 
 _COMMAND_TIMEOUT_S = 15.0
+_CLOSE_S = 5.0
+# That the server is away is logged this often, not once for each transaction that misses it.
+_TELL_S = 1.0
 _in_transaction: ContextVar[bool] = ContextVar("in_transaction", default=False)
 
 _INSERT_EVENTS = """
-INSERT INTO outbox (event_id, community_id, subject, type, aggregate, version, occurred_at, traceparent, body)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[], $9::bytea[])
+WITH written AS (
+    INSERT INTO outbox (event_id, community_id, subject, type, aggregate, version, occurred_at, traceparent, body)
+    SELECT * FROM unnest(
+        $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[], $9::bytea[]
+    )
+)
+SELECT NOT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL AND aggregate = ANY($5::text[]))
 """
 
 
@@ -68,9 +77,7 @@ class Transaction:
 
     __slots__ = ("_connection", "_events", "_resources", "_scope", "now", "principal")
 
-    def __init__(
-        self, connection: "Connection", scope: Scope, now: datetime, principal: Principal | None, resources: Resources
-    ) -> None:
+    def __init__(self, connection: "Connection", scope: Scope, now: datetime, principal: Principal | None, resources: Resources) -> None:
         self._connection = connection
         self._scope = scope
         self._resources = resources
@@ -128,8 +135,8 @@ class Transaction:
     def publish(self, event: Message, *, version: int = 0, occurred_at: datetime | None = None) -> uuid.UUID:
         """Publishes an event when, and only when, the transaction commits. Returns the event's id.
 
-        Write it after the aggregate's row is locked, so that events of one aggregate leave in order. `occurred_at` is now unless the fact is
-        older than this transaction.
+        Publish after the aggregate's row is locked, so that events of one aggregate leave in order. `occurred_at` is now unless the fact
+        is older than this transaction.
         """
         event_id = new_id()
         self._events.append(
@@ -144,26 +151,29 @@ class Transaction:
         )
         return event_id
 
-    async def write_events(self) -> bool:
-        """Writes what was published into the outbox; the last statement before the commit. Says whether there was anything."""
+    async def write_events(self) -> tuple[Sequence[Envelope], bool]:
+        """Writes what was published into the outbox; the last statement before the commit.
+
+        Returns the events, and whether they may leave at once: nothing waits that their aggregates have published before.
+        """
         if not self._events:
-            return False
-        columns = [
-            (
-                uuid.UUID(e.event_id),
-                e.community_id,
-                e.subject,
-                e.type,
-                e.aggregate,
-                e.version,
-                e.occurred_at,
-                e.traceparent,
-                e.body,
-            )
-            for e in self._events
-        ]
-        await self.execute(_INSERT_EVENTS, *(list(column) for column in zip(*columns, strict=True)))
-        return True
+            return (), True
+        columns = zip(*(_outbox_row(event) for event in self._events), strict=True)
+        return self._events, await self.fetchval(_INSERT_EVENTS, *(list(column) for column in columns))
+
+
+def _outbox_row(event: Envelope) -> tuple[object, ...]:
+    return (
+        uuid.UUID(event.event_id),
+        event.community_id,
+        event.subject,
+        event.type,
+        event.aggregate,
+        event.version,
+        event.occurred_at,
+        event.traceparent,
+        event.body,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +207,42 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _is_lost(connection: "Connection", error: BaseException) -> bool:
+    """Whether an error means that the session is gone."""
+    try:
+        # Confused by the death of its server, asyncpg may not know yet that the connection is closed.
+        is_confused = isinstance(error, asyncpg.InternalClientError) and not isinstance(error, asyncpg.OutdatedSchemaCacheError)
+        return connection.is_closed() or is_confused
+    except asyncpg.InterfaceError:
+        return True  # The pool has taken it back already.
+
+
 async def _roll_back(connection: "Connection") -> None:
+    """Rolls back to the end, however often the task is cancelled: a statement that nobody stops goes on in PostgreSQL, with its locks."""
+    work = asyncio.create_task(_try_to_roll_back(connection))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _try_to_roll_back(connection: "Connection") -> None:
     # The session is not reset between uses, so one that cannot roll back must not return to the pool.
     try:
-        await asyncio.shield(connection.execute("ROLLBACK", timeout=_COMMAND_TIMEOUT_S))
-    except BaseException:
+        await connection.execute("ROLLBACK", timeout=_CLOSE_S)
+    except Exception:
+        _give_up(connection)
+
+
+def _give_up(connection: "Connection") -> None:
+    try:
         connection.terminate()
+    except asyncpg.InterfaceError:
+        pass  # The pool has taken it back already.
 
 
 class Database:
@@ -211,55 +251,72 @@ class Database:
     def __init__(self, service: str, pool: "Pool", clock: Clock) -> None:
         self.service = service
         self.resources = Resources()
-        self.on_events: Callable[[], None] = lambda: None
+        # Called with the events of each transaction that has committed, and whether they may leave before all that waits in the outbox.
+        self.on_events: Callable[[Sequence[Envelope], bool], None] = lambda _events, _may_leave: None
         self._pool = pool
         self._clock = clock
+        self._told_at = float("-inf")
 
     @asynccontextmanager
     async def transaction(
-        self, scope: Scope, *, principal: Principal | None = None, inbox: "InboxEntry | None" = None
+        self, scope: Scope, *, principal: Principal | None = None, inbox: InboxEntry | None = None
     ) -> AsyncIterator[Transaction]:
-        """A transaction in one community, or in the platform scope. Raises Unavailable when the database does not answer.
+        """A transaction in one community, or in the platform scope.
 
-        With `inbox`, the transaction writes that row first, and raises AlreadyHandled when it was there.
+        Raises Unavailable when the database does not answer, and Invalid when it cannot hold a value. With `inbox`, the transaction writes
+        that row first, and raises AlreadyHandled when it was there.
         """
-        async with self._connection() as connection:
-            token = _in_transaction.set(True)
-            try:
-                await _begin(connection, scope, inbox)
-                transaction = Transaction(connection, scope, self._clock(), principal, self.resources)
-                yield transaction
-                published = await transaction.write_events()
-                await connection.execute("COMMIT")
-            except BaseException:
-                await _roll_back(connection)
-                raise
-            finally:
-                _in_transaction.reset(token)
-        if published:
-            self.on_events()
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator["Connection"]:
+        connection = await self._acquire()
+        token = _in_transaction.set(True)
         gauge = telemetry.POOL_IN_USE.labels(self.service)
+        gauge.inc()
         try:
-            async with self._pool.acquire(timeout=_COMMAND_TIMEOUT_S) as connection:
-                with gauge.track_inprogress():
-                    yield connection
-        except UNREACHABLE as error:
-            telemetry.log.warning("database_unreachable", service=self.service, error=type(error).__name__)
-            raise Unavailable(
-                "database.unavailable",
-                "数据库暂时不可用，请稍后再试",
-                "The database does not answer; please try again",
-                retry_after_s=1,
-            ) from error
+            await _begin(connection, scope, inbox)
+            transaction = Transaction(connection, scope, self._clock(), principal, self.resources)
+            yield transaction
+            events, may_leave = await transaction.write_events()
+            # PostgreSQL answers ROLLBACK, and no error, when a statement had failed and somebody caught its error.
+            if await connection.execute("COMMIT") != "COMMIT":
+                raise RuntimeError("the transaction was rolled back, because the error of a statement in it was swallowed")
+        except BaseException as error:
+            is_lost = _is_lost(connection, error)
+            if is_lost:
+                _give_up(connection)
+            else:
+                await _roll_back(connection)
+            if isinstance(error, UNREACHABLE) or (is_lost and isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)):
+                raise self._unavailable(error) from error
+            if _is_unfit(error):
+                telemetry.log.warning("value_refused", service=self.service, error=telemetry.describe(error))
+                raise Invalid("request.value", "请求中含有无法保存的字符或数值", "A character or number cannot be stored") from error
+            raise
+        finally:
+            gauge.dec()
+            _in_transaction.reset(token)
+            await self._pool.release(connection)
+        if events:
+            self.on_events(events, may_leave)
+
+    async def _acquire(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
+        try:
+            async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+                return await self._pool.acquire()
+        except (*UNREACHABLE, OSError, asyncpg.InterfaceError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        if monotonic() - self._told_at > _TELL_S:
+            self._told_at = monotonic()
+            telemetry.log.warning("database_unreachable", service=self.service, error=telemetry.describe(error))
+        text = "The database does not answer; please try again"
+        return Unavailable("database.unavailable", "数据库暂时不可用，请稍后再试", text, retry_after_s=1)
 
     async def close(self) -> None:
         """Closes the pool."""
         try:
-            await asyncio.wait_for(self._pool.close(), _COMMAND_TIMEOUT_S)
-        except TimeoutError:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
 
 
@@ -269,14 +326,37 @@ UNREACHABLE: Final = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
     ConnectionError,
     TimeoutError,
 )
-# The database chose us to give way to another transaction: doing it again is right.
-GIVE_WAY: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+# Another transaction, or a migration, was in the way: doing the whole transaction again is right.
+GIVE_WAY: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+_UNFIT = (
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.UntranslatableCharacterError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.DatetimeFieldOverflowError,
+    asyncpg.InvalidTextRepresentationError,
+    asyncpg.InvalidDatetimeFormatError,
+    asyncpg.StringDataRightTruncationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+
+def _is_unfit(error: BaseException) -> bool:
+    """Whether PostgreSQL has no place for a value: a NUL in a text, a number or an instant out of range, an id that is none."""
+    if isinstance(error, _UNFIT):
+        return True
+    # What asyncpg itself cannot encode. A value of the wrong type is a defect of ours, and is a TypeError underneath.
+    return type(error) is asyncpg.DataError and isinstance(error.__cause__, ValueError | OverflowError)
 
 
 async def _keep_session(_connection: object) -> None:
@@ -291,6 +371,13 @@ async def open_database(service: str, url: str, *, pool_size: int, clock: Clock)
         max_size=pool_size,
         command_timeout=_COMMAND_TIMEOUT_S,
         reset=_keep_session,
-        server_settings={"application_name": f"linli-{service}", "timezone": "UTC", "jit": "off"},
+        server_settings={
+            "application_name": f"linli-{service}",
+            "timezone": "UTC",
+            "jit": "off",
+            # A process that died or vanished must not keep its locks.
+            "client_connection_check_interval": "2s",
+            "idle_in_transaction_session_timeout": "60s",
+        },
     )
     return Database(service, pool, clock)

@@ -109,9 +109,7 @@ class Internal(ServiceError):
     http_status = 500
 
     def __init__(self) -> None:
-        super().__init__(
-            "internal", "服务内部错误，请稍后再试", "Something went wrong on our side; please try again later"
-        )
+        super().__init__("internal", "服务内部错误，请稍后再试", "Something went wrong on our side; please try again later")
 
 
 FAMILY: tuple[type[ServiceError], ...] = (
@@ -144,10 +142,7 @@ def to_status(error: ServiceError) -> bytes:
     add(error_details_pb2.LocalizedMessage(locale="zh", message=error.zh))
     add(error_details_pb2.LocalizedMessage(locale="en", message=error.en))
     if error.fields:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=f.field, reason=f.code, description=f.text)
-            for f in error.fields
-        ]
+        violations = [error_details_pb2.BadRequest.FieldViolation(field=f.field, reason=f.code, description=f.text) for f in error.fields]
         add(error_details_pb2.BadRequest(field_violations=violations))
     status = status_pb2.Status(code=error.status.value[0], message=error.en, details=details)
     serialized: bytes = status.SerializeToString()

@@ -4,6 +4,7 @@ An event is a protobuf message whose contract carries `linli.options.v1.event`. 
 option and its package. Pure: nothing here touches the network.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,17 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
+
 from linli.options.v1 import options_pb2
 
 M = TypeVar("M", bound=Message)
+# A fact is short; a batch of readings from an edge box is the longest there is. With its headers it stays below the 1 MiB that NATS takes
+# unless told otherwise: it throws out whoever sends more.
+BODY_BYTES_MAX = 1_000_000
+# A header ends at a line break; PostgreSQL holds no NUL.
+_BLANK = re.compile(r"[\x00-\x1f\x7f]")
+# NATS takes no blanks and no wildcards; every token holds something.
+_SUBJECT = re.compile(r"[^\s.*>\x00-\x1f\x7f]+(\.[^\s.*>\x00-\x1f\x7f]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +127,30 @@ def envelope(
     version: int = 0,
     traceparent: str = "",
 ) -> Envelope:
-    """Wraps an event. Raises TypeError when the message is no event, or names no aggregate."""
+    """Wraps an event.
+
+    Raises TypeError when the message is no event, and ValueError when it cannot travel, so that it never lies in an outbox which it would
+    stop: its aggregate or recipient is empty or holds what a subject may not, or its body is longer than `BODY_BYTES_MAX`.
+    """
     kind = event_type(type(message))
     aggregate = str(getattr(message, kind.aggregate_field))
-    if not aggregate:
-        raise TypeError(f"{kind.name}.{kind.aggregate_field} is empty")
+    if not aggregate or _BLANK.search(aggregate):
+        raise ValueError(f"{kind.name}.{kind.aggregate_field} is empty or holds control characters")
+    subject, body = kind.subject(message, community_id), message.SerializeToString()
+    if not _SUBJECT.fullmatch(subject):
+        raise ValueError(f"{kind.name} has a recipient or device that cannot be part of a subject")
+    if len(body) > BODY_BYTES_MAX:
+        raise ValueError(f"{kind.name} has {len(body)} bytes, more than {BODY_BYTES_MAX}")
     return Envelope(
         event_id=event_id,
         type=kind.name,
         community_id=community_id,
-        subject=kind.subject(message, community_id),
+        subject=subject,
         aggregate=aggregate,
         version=version,
         occurred_at=occurred_at,
         traceparent=traceparent,
-        body=message.SerializeToString(),
+        body=body,
     )
 
 
@@ -151,12 +169,15 @@ class Received(Generic[M]):
 def received(headers: Mapping[str, str], body: bytes, message: type[M]) -> Received[M]:
     """Unwraps an event. Raises ValueError when headers or body are not what our publishers write."""
     try:
+        occurred_at = datetime.fromisoformat(headers["ce-time"])
+        if occurred_at.tzinfo is None:
+            raise ValueError("a time without its zone")
         return Received(
             event_id=headers["ce-id"],
             community_id=uuid.UUID(headers["ce-community"]),
             aggregate=headers["ce-subject"],
             version=int(headers.get("ce-sequence", "0")),
-            occurred_at=datetime.fromisoformat(headers["ce-time"]),
+            occurred_at=occurred_at,
             message=message.FromString(body),
         )
     except Exception as error:  # protobuf's DecodeError is no ValueError

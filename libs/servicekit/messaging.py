@@ -1,41 +1,37 @@
 """NATS JetStream: streams, publishing with acks, durable consumers, the inbox, retries and dead letters.
 
-The broker carries facts; PostgreSQL is the record. What a handler does and the inbox row that says it was done commit together, so an event
-that comes twice changes nothing. What cannot be handled is retried with growing delays and then written to the service's dead letters.
+The broker carries facts; PostgreSQL is the record. What a handler does and the inbox row that says it was done commit together, so an
+event that comes twice changes nothing. A handler waits in place for a database or a service that is away; what it cannot handle is
+delivered again with growing delays and then written to the service's dead letters.
+
+Events of one aggregate are handled one after the other in a process. Over several processes, and when one of them fails and comes again,
+they may be handled out of order: a handler that minds compares `Received.version` with what it has applied.
 """
 
 import asyncio
 import json
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from time import perf_counter, time
 from typing import Any, Generic
 
+import msgspec
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError
 
 from servicekit import telemetry
 from servicekit.config import NatsSettings, ProcessSettings
-from servicekit.database import (
-    GIVE_WAY,
-    PLATFORM,
-    AlreadyHandled,
-    Database,
-    InboxEntry,
-    Transaction,
-    forbid_in_transaction,
-)
-from servicekit.errors import ServiceError, Unavailable
+from servicekit.database import GIVE_WAY, PLATFORM, AlreadyHandled, Database, InboxEntry, Transaction, forbid_in_transaction
+from servicekit.errors import Unavailable
 from servicekit.events import Envelope, EventType, M, Received, event_type, received
-from servicekit.identifiers import new_id
+from servicekit.identifiers import derived_id
 
 ACK_S = 5.0
 # How long a stream keeps what was published; the outbox keeps it as long.
@@ -43,23 +39,52 @@ STREAM_AGE_S = 7 * 24 * 3600
 _ACK_WAIT_S = 30.0
 # Events in work in one consumer, over all its instances.
 _IN_WORK_MAX = 256
-# An event that fails this often goes to the dead letters. Times when the database or another service was away do not count.
+# Events in work in one listener, which no broker holds back: past them it hears nothing.
+_LISTENED_MAX = 4096
+# Messages that one process has sent and the broker has not acknowledged.
+_IN_FLIGHT_MAX = 8192
+# An event whose handler fails this often goes to the dead letters.
 DELIVERIES_MAX = 8
 _RETRY_DELAYS_S = (0.05, 0.2, 1.0, 3.0, 10.0, 30.0, 60.0)
-# Streams and consumers are made again when a broker has lost them.
-_ENSURE_S = 15.0
+# How often a handler that waits in place tries again.
+_PATIENCE_S = (0.05, 0.2, 0.5, 1.0, 3.0)
+# A header of dead letters that are handed out again: they are for the one consumer that buried them, and no other hears of them.
+ONLY = "linli-only"
+_ACK_PREFIX = "$JS.ACK."
+_STREAM_NAME_IN_USE = 10058
 
 _INSERT_DEAD_LETTER = """
 INSERT INTO dead_letters (dead_letter_id, community_id, consumer, event_id, subject, headers, body, error)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (dead_letter_id) DO UPDATE SET error = excluded.error, failed_at = excluded.failed_at, replayed_at = NULL
 """
 
 
-async def connect(process: ProcessSettings, settings: NatsSettings, name: str) -> Client:
-    """Connects to NATS and stays connected, however often the server goes away. Returns only when it is connected."""
+async def connect(
+    process: ProcessSettings,
+    settings: NatsSettings,
+    name: str,
+    *,
+    on_reconnect: Callable[[], None] = lambda: None,
+    on_close: Callable[[], None] = lambda: None,
+) -> Client:
+    """Connects to NATS and stays connected, however often the server goes away. Returns only when it is connected.
+
+    `on_close` is called when the client has given up for good, which it does when the server throws it out, and when it is closed.
+    """
+    told_at = float("-inf")
 
     async def on_error(error: Exception) -> None:
-        telemetry.log.warning("nats_error", service=name, error=str(error) or type(error).__name__)
+        nonlocal told_at
+        if perf_counter() - told_at > 5:  # Each attempt to reach a server that is away is an error.
+            told_at = perf_counter()
+            telemetry.log.warning("nats_error", service=name, error=str(error) or type(error).__name__)
+
+    async def reconnected() -> None:
+        on_reconnect()
+
+    async def closed() -> None:
+        on_close()
 
     while True:
         try:
@@ -71,6 +96,8 @@ async def connect(process: ProcessSettings, settings: NatsSettings, name: str) -
                 user=settings.nats_user or None,
                 password=settings.nats_password or None,
                 error_cb=on_error,
+                reconnected_cb=reconnected,
+                closed_cb=closed,
                 connect_timeout=2,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.2,
@@ -78,22 +105,45 @@ async def connect(process: ProcessSettings, settings: NatsSettings, name: str) -
                 max_outstanding_pings=3,
             )
         except (OSError, NatsError) as error:
-            telemetry.log.warning("nats_unreachable", service=name, error=str(error) or type(error).__name__)
+            await on_error(error)
             await asyncio.sleep(0.5)
 
 
-def is_lost(error: BaseException) -> bool:
-    """Whether publishing failed because the broker is away, and may succeed later."""
-    return isinstance(error, NatsError | OSError | TimeoutError)
+class _Refusal(msgspec.Struct):
+    """Why JetStream did not store a message."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Ack(msgspec.Struct):
+    """JetStream's answer to a message. Whoever hears the message could answer too; only this says that it is stored."""
+
+    stream: str = ""
+    error: _Refusal | None = None
 
 
 class Publisher:
-    """Publishes to JetStream with acks in flight together: nothing waits for one ack before it sends the next message."""
+    """Publishes to JetStream with acks in flight together: nothing waits for one ack before it sends the next message.
+
+    nats-py's own `publish_async` is not used: each message that it cannot send keeps one of its places in flight for ever, until there
+    are none left, and one that JetStream refuses is never told so.
+    """
 
     def __init__(self, client: Client, source: str) -> None:
-        self._stream: JetStreamContext = client.jetstream(timeout=ACK_S, publish_async_max_pending=8192)
         self._client = client
         self._source = source
+        self._inbox = client.new_inbox()
+        self._is_listening = False
+        self._number = count()
+        # Whether JetStream has stored the message, by the subject of its answer; false asks for sending it again.
+        self._acks: dict[str, asyncio.Future[bool]] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._client.is_connected
 
     async def publish(self, event: Envelope) -> None:
         """Returns when JetStream holds the event on disk as its settings say. Raises Unavailable when it does not within five seconds."""
@@ -102,21 +152,74 @@ class Publisher:
 
     async def send(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
         """The same for a message that is no event of ours, such as a replayed one."""
+        if len(self._acks) >= _IN_FLIGHT_MAX:
+            raise _unavailable()
+        reply = f"{self._inbox}.{next(self._number)}"
         try:
-            ack = await self._stream.publish_async(subject, body, headers=headers, wait_stall=ACK_S)
-            await asyncio.wait_for(ack, ACK_S)
-        except (NatsError, APIError, NoStreamResponseError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                "messaging.unavailable",
-                "消息服务暂时不可用，请稍后再试",
-                "The message broker does not answer; please try again",
-                retry_after_s=1,
-            ) from error
+            async with asyncio.timeout(ACK_S):
+                is_stored = False
+                while not is_stored:
+                    ack = self._acks[reply] = asyncio.get_running_loop().create_future()
+                    await self._reach()
+                    await self._client.publish(subject, body, reply, headers)
+                    is_stored = await ack
+        except (NatsError, OSError, TimeoutError) as error:
+            raise _unavailable() from error
+        finally:
+            self._acks.pop(reply, None)
+
+    def send_again(self) -> None:
+        """Sends again what was not acknowledged when the connection broke; what the broker had stored by then it knows by its id."""
+        for ack in self._acks.values():
+            if not ack.done():
+                ack.set_result(False)
 
     async def send_now(self, subject: str, body: bytes) -> None:
-        """Sends a message that nobody stores, such as a command to a device that is listening now or not at all."""
+        """Sends a message that nobody stores, such as a command to a device that is listening now or not at all. Raises Unavailable."""
         forbid_in_transaction("publishing to NATS")
-        await self._client.publish(subject, body)
+        try:
+            async with asyncio.timeout(ACK_S):
+                await self._reach()
+                await self._client.publish(subject, body)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise _unavailable() from error
+
+    async def _reach(self) -> None:
+        # What is sent while the broker is away would lie in the client and leave whenever it comes back, however late.
+        while not self._client.is_connected:
+            if self._client.is_closed:
+                raise NatsError("the connection is closed")
+            await asyncio.sleep(0.02)
+        if not self._is_listening:
+            self._is_listening = True
+            try:
+                await self._client.subscribe(f"{self._inbox}.*", cb=self._take_ack)
+            except BaseException:
+                self._is_listening = False
+                raise
+
+    async def _take_ack(self, message: Msg) -> None:
+        ack = self._acks.get(message.subject)
+        if ack is None or ack.done():
+            return
+        if message.headers and message.headers.get("Status") == "503":
+            ack.set_exception(NatsError("no stream takes this subject"))
+            return
+        try:
+            answer = msgspec.json.decode(message.data, type=_Ack)
+        except msgspec.DecodeError:
+            return
+        if answer.error is not None:
+            telemetry.log.warning("publishing_refused", service=self._source, code=answer.error.err_code, reason=answer.error.description)
+            ack.set_exception(NatsError(answer.error.description))
+        elif answer.stream:
+            ack.set_result(True)
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "messaging.unavailable", "消息服务暂时不可用，请稍后再试", "The message broker does not answer; please try again", retry_after_s=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +228,8 @@ class Consumption(Generic[M]):
 
     event: EventType
     handler: Callable[..., Awaitable[None]]
-    # "once": in a transaction, with the inbox. "outside": at least once, without a transaction. "live": every instance hears it now or never.
-    # "batch": all that waits in one transaction, for handlers whose effects are idempotent by key.
+    # "once": in a transaction, with the inbox. "outside": at least once, without a transaction. "batch": all that waits in one transaction,
+    # for handlers whose effects are idempotent by key. "live": every instance hears it now or never.
     mode: str
 
     @property
@@ -145,9 +248,7 @@ def on_outside(message: type[M], handler: Callable[[Any, Received[M]], Awaitable
     return Consumption(event_type(message), handler, "outside")
 
 
-def on_batch(
-    message: type[M], handler: Callable[[Transaction, Sequence[Received[M]]], Awaitable[None]]
-) -> Consumption[M]:
+def on_batch(message: type[M], handler: Callable[[Transaction, Sequence[Received[M]]], Awaitable[None]]) -> Consumption[M]:
     """`handler` hears all events that wait, together, in one transaction of the platform scope. Its effects must be idempotent by key."""
     return Consumption(event_type(message), handler, "batch")
 
@@ -177,79 +278,91 @@ async def ensure_stream(client: Client, event: EventType, replicas: int) -> None
         await client.jetstream(timeout=ACK_S).update_stream(config)
 
 
-_STREAM_NAME_IN_USE = 10058
+async def ensure_all(client: Client, published: Sequence[EventType], consumers: Sequence["Consumer"], replicas: int) -> None:
+    """Makes the streams and durable consumers that the broker does not have, or has lost. Raises what nats raises."""
+    events = [*published, *(consumer.event for consumer in consumers)]
+    for event in {event.stream: event for event in events}.values():
+        await ensure_stream(client, event, replicas)
+    for consumer in consumers:
+        await consumer.ensure()
 
 
 class Consumer:
-    """A durable consumer of one service: hears one event with one handler."""
+    """Hears one event with one handler of one service, durably unless it only listens."""
 
     def __init__(
-        self,
-        service: str,
-        consumption: Consumption[Any],
-        client: Client,
-        database: Database | None,
-        call: Callable[[], Any],
-        replicas: int,
+        self, service: str, consumption: Consumption[Any], client: Client, database: Database | None, call: Callable[[], Any]
     ) -> None:
         self.name = f"{service}-{consumption.name}"
-        self._event = consumption.event
+        self.event = consumption.event
         self._handler = consumption.handler
         self._mode = consumption.mode
         self._client = client
         self._database = database
         self._call = call
-        self._replicas = replicas
         self._subscription: Subscription | None = None
+        self._stopping = asyncio.Event()
         self._in_work: set[asyncio.Task[None]] = set()
         # The last task of each aggregate: its events are handled one after the other, other aggregates' beside them.
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._waiting: list[Msg] = []
         self._batch: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Starts to hear. Raises what nats raises."""
-        await self.ensure()
-        if self._mode == "live":
-            self._subscription = await self._client.subscribe(self._event.filter_subject, cb=self._take)
-        else:
-            subject = f"deliver.{self.name}"
-            self._subscription = await self._client.subscribe(subject, queue=self.name, cb=self._take)
-
     async def ensure(self) -> None:
-        """Makes the stream and the consumer when the broker has none, or has lost them."""
-        await ensure_stream(self._client, self._event, self._replicas)
+        """Makes the durable consumer when the broker has none, or has lost it; its stream exists. Raises what nats raises."""
         if self._mode == "live":
             return
         config = ConsumerConfig(
             durable_name=self.name,
-            filter_subject=self._event.filter_subject,
+            filter_subject=self.event.filter_subject,
             deliver_subject=f"deliver.{self.name}",
             deliver_group=self.name,
+            # One that was lost begins again at the oldest event that the stream holds: the inbox knows which were handled.
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT_S,
             max_ack_pending=_IN_WORK_MAX,
             max_deliver=-1,
         )
-        await self._client.jetstream(timeout=ACK_S).add_consumer(self._event.stream, config)
+        await self._client.jetstream(timeout=ACK_S).add_consumer(self.event.stream, config)
 
-    async def stop(self) -> None:
-        """Takes no more, and finishes what is in work."""
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
-        while work := [*self._in_work, *([self._batch] if self._batch else [])]:
-            await asyncio.wait(work)
-            await asyncio.sleep(0)
+    async def start(self) -> None:
+        """Starts to hear. Raises what nats raises."""
+        if self._mode == "live":
+            self._subscription = await self._client.subscribe(self.event.filter_subject, cb=self._take)
+        else:
+            self._subscription = await self._client.subscribe(f"deliver.{self.name}", queue=self.name, cb=self._take)
+        await self._client.flush()
+
+    async def stop(self, within_s: float = 20.0) -> None:
+        """Takes no more, hands back what it has not begun, and finishes what is in work; cancels that when it takes too long."""
+        self._stopping.set()
+        if self._subscription is not None and self._client.is_connected:
+            try:
+                async with asyncio.timeout(min(within_s, 2.0)):
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+            except (NatsError, OSError, TimeoutError):
+                pass
+        if work := [*self._in_work, *([self._batch] if self._batch else [])]:
+            _, late = await asyncio.wait(work, timeout=within_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _take(self, message: Msg) -> None:
         headers = message.headers or {}
-        if headers.get("ce-type") != self._event.name:
-            await _acknowledge(message)  # Another event under the same subject.
+        if self._mode != "live" and not message.reply.startswith(_ACK_PREFIX):
+            telemetry.log.warning("not_from_the_broker", consumer=self.name)
+        elif headers.get("ce-type") != self.event.name or headers.get(ONLY, self.name) != self.name:
+            await self._answer(message, Msg.ack)  # Another event under the same subject, or a dead letter of another consumer.
+        elif self._stopping.is_set():
+            await self._answer(message, Msg.nak)
         elif self._mode == "batch":
             self._waiting.append(message)
             if self._batch is None:
                 self._batch = asyncio.create_task(self._handle_batches())
+        elif self._mode == "live" and len(self._in_work) >= _LISTENED_MAX:
+            telemetry.EVENT_SECONDS.labels(self.name, "dropped").observe(0)
         else:
             aggregate = headers.get("ce-subject", "")
             task = asyncio.create_task(self._handle(message, self._tails.get(aggregate)))
@@ -269,15 +382,15 @@ class Consumer:
         started, outcome = perf_counter(), "handled"
         with telemetry.entry(f"handle {self.name}", headers.get("traceparent"), telemetry.SpanKind.CONSUMER):
             try:
-                event = received(headers, message.data, self._event.message)
+                event = received(headers, message.data, self.event.message)
                 telemetry.EVENT_LAG_SECONDS.labels(self.name).observe(max(0.0, time() - event.occurred_at.timestamp()))
-                await self._run(event)
-                await _acknowledge(message)
+                await self._patiently([message], lambda: self._run(event))
             except AlreadyHandled:
                 outcome = "repeated"
-                await _acknowledge(message)
             except Exception as error:
                 outcome = await self._failed(message, error)
+            if outcome in ("handled", "repeated"):
+                await self._answer(message, Msg.ack)
         telemetry.EVENT_SECONDS.labels(self.name, outcome).observe(perf_counter() - started)
 
     async def _run(self, event: Received[Any]) -> None:
@@ -288,112 +401,114 @@ class Consumer:
         async with self._database.transaction(event.community_id, inbox=inbox) as transaction:
             await self._handler(transaction, event)
 
-    async def _handle_batches(self) -> None:
-        database = self._database
-        assert database is not None
-        while self._waiting:
-            messages, self._waiting = self._waiting, []
-            started = perf_counter()
+    async def _patiently(self, messages: Sequence[Msg], run: Callable[[], Awaitable[None]]) -> None:
+        """Runs until the database and the other services that it needs are there; the broker is told that it goes on."""
+        for attempt in count():
             try:
-                events = [received(m.headers or {}, m.data, self._event.message) for m in messages]
-                async with database.transaction(PLATFORM) as transaction:
-                    await self._handler(transaction, events)
-                for message in messages:
-                    await _acknowledge(message)
-                telemetry.EVENT_SECONDS.labels(self.name, "handled").observe(perf_counter() - started)
+                await run()
+                return
             except Exception as error:
-                if len(messages) > 1 and not _is_passing(error):
-                    # One of them is bad: each on its own finds out which.
-                    for message in messages:
-                        await self._handle_alone(message)
-                else:
-                    for message in messages:
-                        await self._failed(message, error)
-        self._batch = None
+                if self._mode == "live" or self._stopping.is_set() or not _is_passing(error):
+                    raise
+                if attempt in (0, 10, 100, 1000):
+                    telemetry.log.warning("event_waits", consumer=self.name, attempt=attempt, error=telemetry.describe(error))
+            for message in messages:
+                await self._answer(message, Msg.in_progress)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), _PATIENCE_S[min(attempt, len(_PATIENCE_S) - 1)])
+            except TimeoutError:
+                pass
 
-    async def _handle_alone(self, message: Msg) -> None:
-        assert self._database is not None
+    async def _handle_batches(self) -> None:
         try:
-            event = received(message.headers or {}, message.data, self._event.message)
-            async with self._database.transaction(PLATFORM) as transaction:
-                await self._handler(transaction, [event])
-            await _acknowledge(message)
+            while self._waiting:
+                messages, self._waiting = self._waiting, []
+                await self._handle_batch(messages)
+        finally:
+            self._batch = None
+
+    async def _handle_batch(self, messages: Sequence[Msg]) -> None:
+        started = perf_counter()
+        try:
+            events = [received(message.headers or {}, message.data, self.event.message) for message in messages]
+            await self._patiently(messages, lambda: self._run_batch(events))
         except Exception as error:
-            await self._failed(message, error)
+            if len(messages) == 1 or _is_passing(error):
+                for message in messages:
+                    await self._failed(message, error)
+            else:
+                # One of them is bad: each on its own finds out which.
+                for message in messages:
+                    await self._handle_batch([message])
+            return
+        for message in messages:
+            await self._answer(message, Msg.ack)
+        telemetry.EVENT_SECONDS.labels(self.name, "handled").observe(perf_counter() - started)
+
+    async def _run_batch(self, events: Sequence[Received[Any]]) -> None:
+        assert self._database is not None
+        async with self._database.transaction(PLATFORM) as transaction:
+            await self._handler(transaction, events)
 
     async def _failed(self, message: Msg, error: Exception) -> str:
+        """Decides what becomes of an event whose handler failed, and returns the word for it. Never raises."""
+        if _is_passing(error):
+            await self._answer(message, Msg.nak)  # We are stopping; another process may be luckier.
+            return "retried"
         if self._mode == "live":
-            telemetry.log.warning("live_event_failed", consumer=self.name, error=_describe(error))
+            telemetry.log.error("event_failed", consumer=self.name, error=telemetry.describe(error))
             return "failed"
         deliveries = message.metadata.num_delivered
-        delay = _RETRY_DELAYS_S[min(deliveries, len(_RETRY_DELAYS_S)) - 1]
+        telemetry.log.error("event_failed", consumer=self.name, deliveries=deliveries, error=telemetry.describe(error))
+        if deliveries < DELIVERIES_MAX:
+            delay_s = _RETRY_DELAYS_S[min(deliveries, len(_RETRY_DELAYS_S)) - 1]
+            await self._answer(message, lambda failed: failed.nak(delay_s))
+            return "retried"
         try:
-            if _is_passing(error):
-                await message.nak(delay=min(delay, 3.0))
-                return "retried"
-            telemetry.log.error("event_failed", consumer=self.name, deliveries=deliveries, error=_describe(error))
-            if deliveries < DELIVERIES_MAX:
-                await message.nak(delay=delay)
-                return "retried"
             await self._bury(message, error)
-            await message.term()
-            return "dead"
-        except (ServiceError, NatsError, OSError) as failure:
-            # Neither the broker nor the database took it: it comes again by itself when its ack is overdue.
-            telemetry.log.warning("event_left_unacknowledged", consumer=self.name, error=_describe(failure))
+        except Exception as failure:
+            # It comes again by itself when its ack is overdue.
+            telemetry.log.error("event_not_buried", consumer=self.name, error=telemetry.describe(failure))
             return "failed"
+        await self._answer(message, Msg.term)
+        return "dead"
 
     async def _bury(self, message: Msg, error: Exception) -> None:
-        headers = message.headers or {}
         telemetry.DEAD_LETTERS.labels(self.name).inc()
         if self._database is None:
             return
-        community = uuid.UUID(headers["ce-community"]) if "ce-community" in headers else uuid.UUID(int=0)
+        headers = {name: value.replace("\0", "\ufffd") for name, value in (message.headers or {}).items()}
+        position = message.metadata.sequence.stream
+        event_id = headers.get("ce-id") or f"{self.event.stream}:{position}"
         async with self._database.transaction(PLATFORM) as transaction:
             await transaction.execute(
                 _INSERT_DEAD_LETTER,
-                new_id(),
-                community,
+                derived_id(self.name, event_id),
+                _community(headers),
                 self.name,
-                headers.get("ce-id", ""),
+                event_id,
                 message.subject,
                 json.dumps(headers),
                 message.data,
-                _describe(error),
+                telemetry.describe(error),
             )
+
+    async def _answer(self, message: Msg, how: Callable[[Msg], Awaitable[None]]) -> None:
+        # What a listener hears carries the address where the publisher waits for JetStream's answer, not for ours.
+        if self._mode != "live" and message.reply:
+            try:
+                await how(message)
+            except (NatsError, OSError):
+                pass  # An answer that is lost brings the event again, and the inbox knows it.
+
+
+def _community(headers: dict[str, str]) -> uuid.UUID:
+    try:
+        return uuid.UUID(headers["ce-community"])
+    except (KeyError, ValueError):
+        return uuid.UUID(int=0)
 
 
 def _is_passing(error: Exception) -> bool:
     """Whether the same event may succeed later without anybody mending anything."""
-    return isinstance(error, (Unavailable, *GIVE_WAY)) or is_lost(error)
-
-
-def _describe(error: Exception) -> str:
-    # The type and where it happened; values may be personal, so the text of strangers' exceptions stays out.
-    text = str(error) if isinstance(error, ServiceError) else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else text
-
-
-async def _acknowledge(message: Msg) -> None:
-    # A lost acknowledgement brings the event again, and the inbox knows it.
-    if message.reply:
-        try:
-            await message.ack()
-        except (NatsError, OSError):
-            pass
-
-
-async def keep_ensured(
-    consumers: Sequence[Consumer], streams: Sequence[EventType], client: Client, replicas: int
-) -> None:
-    """Makes streams and consumers again when the broker has lost them. Runs until it is cancelled."""
-    while True:
-        await asyncio.sleep(_ENSURE_S)
-        try:
-            for event in streams:
-                await ensure_stream(client, event, replicas)
-            for consumer in consumers:
-                await consumer.ensure()
-        except (NatsError, OSError, TimeoutError) as error:
-            telemetry.log.warning("nats_not_ensured", error=str(error) or type(error).__name__)
+    return isinstance(error, (Unavailable, NatsError, ConnectionError, TimeoutError, *GIVE_WAY))

@@ -1,7 +1,9 @@
 """The relay: publishes what transactions wrote into the outbox, in order for each aggregate, and marks it sent.
 
-It is woken in the process after each commit and looks by itself every second. Relays of several processes take turns behind a lock, so that one
-aggregate's events never overtake each other. Rows stay until they are old, so that a broker that lost its disk can be given them again.
+What a transaction has just committed leaves from memory, when nothing waits that its aggregates have published before: then no later event
+of theirs can overtake it, in this process or another, because whoever writes one finds these unsent. Everything else, and what could not
+leave, is read from the table by one relay at a time, which is woken in the process after each such commit and looks by itself every second.
+Rows stay until they are old, so that a broker that lost its disk can be given them again.
 """
 
 import asyncio
@@ -11,13 +13,13 @@ from datetime import timedelta
 import asyncpg
 
 from servicekit import telemetry
-from servicekit.clock import Clock
 from servicekit.database import PLATFORM, Database, Transaction
-from servicekit.errors import ServiceError, Unavailable
+from servicekit.errors import Unavailable
 from servicekit.events import Envelope
 from servicekit.messaging import STREAM_AGE_S, Publisher
 
 _POLL_S = 1.0
+_PAUSE_S = 0.2
 _BATCH = 512
 KEEP = timedelta(seconds=STREAM_AGE_S)
 # The inbox must remember for longer than anything can be published again.
@@ -30,91 +32,152 @@ _SELECT_UNSENT = """
 SELECT event_id, community_id, subject, type, aggregate, version, occurred_at, traceparent, body
 FROM outbox WHERE sent_at IS NULL ORDER BY position LIMIT $1
 """
-_MARK_SENT = "UPDATE outbox SET sent_at = $2 WHERE event_id = ANY($1::uuid[])"
+# A mark that a crash forgets only means that the event is published again, so no mark waits for the disk.
+_MARK_SENT = """
+UPDATE outbox SET sent_at = now() FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
+WHERE event_id = ANY($1::uuid[]) AND sent_at IS NULL
+"""
 _COUNT_UNSENT = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
 _REPLAY = "UPDATE outbox SET sent_at = NULL WHERE created_at >= $1 AND sent_at IS NOT NULL"
-_PRUNE_OUTBOX = "DELETE FROM outbox WHERE created_at < $1 AND sent_at IS NOT NULL"
-_PRUNE_INBOX = "DELETE FROM inbox WHERE handled_at < $1"
-_PRUNE_KEYS = "DELETE FROM idempotency_keys WHERE created_at < $1"
+_PRUNE_OUTBOX = "DELETE FROM outbox WHERE created_at < now() - $1::interval AND sent_at IS NOT NULL"
+_PRUNE_INBOX = "DELETE FROM inbox WHERE handled_at < now() - $1::interval"
+_PRUNE_KEYS = "DELETE FROM idempotency_keys WHERE created_at < now() - $1::interval"
 
 
 class Relay:
     """One service's relay in one process."""
 
-    def __init__(self, database: Database, publisher: Publisher, clock: Clock) -> None:
+    def __init__(self, database: Database, publisher: Publisher) -> None:
         self._database = database
         self._publisher = publisher
-        self._clock = clock
         self._woken = asyncio.Event()
-        database.on_events = self._woken.set
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._sent: list[str] = []
+        self._marking: asyncio.Task[None] | None = None
+        database.on_events = self._committed
+
+    def wake(self) -> None:
+        """Looks at once, because something waits or the broker has come back."""
+        self._woken.set()
+
+    def _committed(self, events: Sequence[Envelope], may_leave: bool) -> None:
+        if may_leave and self._publisher.is_connected:
+            task = asyncio.create_task(self._leave(events))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        else:
+            self._woken.set()
+
+    async def _leave(self, events: Sequence[Envelope]) -> None:
+        sent = await self._publish_in_order(events)
+        self._sent += sent
+        if self._marking is None and sent:
+            self._marking = asyncio.create_task(self._mark())
+        if len(sent) < len(events):
+            self._woken.set()
+
+    async def _mark(self) -> None:
+        """Marks what has left, all that there is at once; what it cannot mark is published again."""
+        try:
+            while self._sent:
+                sent, self._sent = self._sent, []
+                async with self._database.transaction(PLATFORM) as transaction:
+                    await transaction.execute(_MARK_SENT, sent)
+        except Exception as error:
+            telemetry.log.warning("outbox_not_marked", service=self._database.service, error=telemetry.describe(error))
+        finally:
+            self._marking = None
 
     async def run(self) -> None:
-        """Relays until it is cancelled."""
+        """Relays until it is cancelled, at first what an earlier process left behind."""
+        self._woken.set()
         while True:
             try:
-                await asyncio.wait_for(self._woken.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await self._woken.wait()
             except TimeoutError:
                 pass
             self._woken.clear()
-            try:
-                while await self.send_batch() == _BATCH:
-                    pass
-            except (ServiceError, asyncpg.PostgresError) as error:
-                telemetry.log.warning("outbox_waits", service=self._database.service, error=str(error))
-                await asyncio.sleep(0.2)
+            # While the broker is away there is nothing to do, and no turn to keep from another process that may reach it.
+            if self._publisher.is_connected and not await self._send_all():
+                await asyncio.sleep(_PAUSE_S)
+
+    async def flush(self, within_s: float = 20.0) -> None:
+        """Publishes all that waits, for a process that is about to stop; what the broker does not take stays for the next one."""
+        try:
+            async with asyncio.timeout(within_s):
+                while tasks := [*self._leaving, *([self._marking] if self._marking else [])]:
+                    await asyncio.wait(tasks)
+                if self._publisher.is_connected:
+                    await self._send_all()
+        except TimeoutError:
+            telemetry.log.warning("outbox_not_flushed", service=self._database.service)
+
+    async def _send_all(self) -> bool:
+        """Sends batches until nothing waits; says whether it came to that."""
+        try:
+            while (sent := await self.send_batch()) == _BATCH:
+                pass
+        except Exception as error:
+            telemetry.log.warning("outbox_waits", service=self._database.service, error=telemetry.describe(error))
+            return False
+        return sent >= 0
 
     async def send_batch(self) -> int:
-        """Publishes what waits, up to a limit, and returns how many it saw. Raises Unavailable when the broker or the database is away."""
+        """Publishes what waits, up to a limit. Returns how many events it sent, or -1 when the broker did not take them all.
+
+        The broker is called inside this one transaction, which keeps the turn and locks no row that anybody else waits for.
+        """
         async with self._database.transaction(PLATFORM) as transaction:
             await transaction.execute(_TAKE_TURN)
             rows = await transaction.fetch(_SELECT_UNSENT, _BATCH)
-            if rows:
-                sent = await self._publish_in_order(rows)
-                await transaction.execute(_MARK_SENT, sent, self._clock())
-                telemetry.OUTBOX_SENT.labels(self._database.service).inc(len(sent))
-                if len(sent) < len(rows):
-                    telemetry.log.warning("outbox_unsent", service=self._database.service, events=len(rows) - len(sent))
-                    await asyncio.sleep(0.2)
-            return len(rows)
+            sent = await self._publish_in_order([_envelope(row) for row in rows])
+            if sent:
+                await transaction.execute(_MARK_SENT, sent)
+        if len(sent) < len(rows):
+            telemetry.log.warning("outbox_unsent", service=self._database.service, events=len(rows) - len(sent))
+            return -1
+        return len(sent)
 
-    async def _publish_in_order(self, rows: Sequence[asyncpg.Record]) -> list[object]:
-        """Publishes one event of each aggregate at a time; an aggregate whose event fails waits for the next turn."""
-        queues: dict[str, list[asyncpg.Record]] = {}
-        for row in rows:
-            queues.setdefault(row["aggregate"], []).append(row)
-        sent: list[object] = []
+    async def _publish_in_order(self, events: Sequence[Envelope]) -> list[str]:
+        """Publishes one event of each aggregate at a time, and returns the ids of those that the broker has stored.
 
-        async def drain(queue: list[asyncpg.Record]) -> None:
-            for row in queue:
-                await self._publisher.send(row["subject"], row["body"], _envelope(row).headers(self._database.service))
-                sent.append(row["event_id"])
+        An aggregate whose event fails waits for the next turn, and holds back no other.
+        """
+        queues: dict[str, list[Envelope]] = {}
+        for event in events:
+            queues.setdefault(event.aggregate, []).append(event)
+        sent: list[str] = []
 
-        results = await asyncio.gather(*(drain(queue) for queue in queues.values()), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, Unavailable):
-                raise result
+        async def drain(queue: Sequence[Envelope]) -> None:
+            for event in queue:
+                try:
+                    await self._publisher.send(event.subject, event.body, event.headers(self._database.service))
+                except Unavailable:
+                    return
+                except Exception as error:
+                    telemetry.log.error("event_unpublishable", type=event.type, event_id=event.event_id, error=telemetry.describe(error))
+                    return
+                sent.append(event.event_id)
+
+        if len(queues) == 1:
+            await drain(events)
+        else:
+            await asyncio.gather(*(drain(queue) for queue in queues.values()))
+        telemetry.OUTBOX_SENT.labels(self._database.service).inc(len(sent))
         return sent
-
-    async def flush(self) -> None:
-        """Publishes all that waits, for a process that is about to stop; what the broker does not take stays for the next one."""
-        try:
-            while await self.send_batch() == _BATCH:
-                pass
-        except (ServiceError, asyncpg.PostgresError) as error:
-            telemetry.log.warning("outbox_not_flushed", service=self._database.service, error=str(error))
 
     async def prune(self) -> None:
         """Deletes what is too old to be needed, and counts what waits."""
-        now = self._clock()
         async with self._database.transaction(PLATFORM) as transaction:
-            await transaction.execute(_PRUNE_OUTBOX, now - KEEP)
-            await transaction.execute(_PRUNE_INBOX, now - _KEEP_INBOX)
-            await transaction.execute(_PRUNE_KEYS, now - _KEEP_KEYS)
+            await transaction.execute(_PRUNE_OUTBOX, KEEP)
+            await transaction.execute(_PRUNE_INBOX, _KEEP_INBOX)
+            await transaction.execute(_PRUNE_KEYS, _KEEP_KEYS)
             telemetry.OUTBOX_UNSENT.labels(self._database.service).set(await transaction.fetchval(_COUNT_UNSENT))
 
 
 async def replay(transaction: Transaction, since: object) -> int:
-    """Marks everything published since an instant as unsent, so that the relay publishes it again. Consumers know what they have handled."""
+    """Marks what was published since an instant as unsent, so that the relay publishes it again. Consumers know what they have handled."""
     return await transaction.execute(_REPLAY, since)
 
 

@@ -1,4 +1,4 @@
-"""Lists by cursor: a page token is the last row's sort key, opaque to callers, so that pages neither repeat nor skip while rows come and go."""
+"""Lists by cursor: a page token is the last row's sort key, opaque to callers, so pages neither repeat nor skip while rows come and go."""
 
 import base64
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """gRPC: how a service's functions become methods, and how one service calls another.
 
 `rpc.py` of a service is one plain function for each method of its contract, named after it in snake_case. Before the function runs, the
-request is parsed, the caller authenticated and authorised as the contract says, and the request validated against the contract. The function
-gets a transaction in the caller's community; what it returns, its idempotency key and its effects commit together.
+request is parsed, the caller authenticated and authorised as the contract says, and the request validated against the contract. The
+function gets a transaction in the caller's community; what it returns, its idempotency key and its effects commit together.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from linli.options.v1 import options_pb2
 
+from linli.options.v1 import options_pb2
 from servicekit import telemetry
 from servicekit.auth import Principal, Verifier, denied, token_in
 from servicekit.clock import Clock
@@ -48,13 +48,35 @@ from servicekit.identifiers import parse_id
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 CALLS_MAX = 512
 _DEADLINE_S = 30.0
+# What is told of a request that breaks its contract in many places, so that it fits into gRPC's trailers.
+_VIOLATIONS_MAX = 20
+_PATH_MAX = 200
 _ATTEMPTS = 3
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
-CHANNEL_OPTIONS = (
+_SIZES = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Tokens of people with many households, and errors with many fields, outgrow the default of 8 KiB.
+    ("grpc.max_metadata_size", 32 * 1024),
+    ("grpc.absolute_max_metadata_size", 64 * 1024),
+)
+CHANNEL_OPTIONS = (
+    *_SIZES,
     # Channels to one address share a connection unless told; a connection pins to one server process.
     ("grpc.use_local_subchannel_pool", 1),
+    # A service that was away is found again within a second, not within the two minutes to which the default grows.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A machine that vanished answers no ping, and nothing else tells.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+SERVER_OPTIONS = (
+    *_SIZES,
+    # Two processes on one port would share its calls, and neither would know.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 
 _CLAIM_KEY = """
@@ -63,7 +85,10 @@ INSERT INTO idempotency_keys (community_id, account_id, key, method, request_has
 _SELECT_KEY = """
 SELECT method, request_hash, response FROM idempotency_keys WHERE community_id = $1 AND account_id = $2 AND key = $3
 """
-_STORE_RESPONSE = "UPDATE idempotency_keys SET response = $4 WHERE community_id = $1 AND account_id = $2 AND key = $3"
+_STORE_RESPONSE = """
+UPDATE idempotency_keys SET response = coalesce(response, $4) WHERE community_id = $1 AND account_id = $2 AND key = $3 RETURNING response
+"""
+_FREE_KEY = "DELETE FROM idempotency_keys WHERE community_id = $1 AND account_id = $2 AND key = $3 AND response IS NULL"
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -94,9 +119,7 @@ class Call:
         """A transaction in the caller's community, or in the scope that is named."""
         if self.database is None:
             raise RuntimeError("this service has no database")
-        async with self.database.transaction(
-            self.caller.community_id if scope is None else scope, principal=self.principal
-        ) as transaction:
+        async with self.database.transaction(self.caller.community_id if scope is None else scope, principal=self.principal) as transaction:
             yield transaction
 
 
@@ -107,7 +130,7 @@ def outside_transaction(function: F) -> F:
 
 
 def secret_answer(function: F) -> F:
-    """Marks a method whose answer holds a secret, which is kept nowhere: a repeated idempotency key acts once, but is not answered again."""
+    """Marks a method whose answer holds a secret, which is kept nowhere: a repeated idempotency key acts once and is not answered again."""
     function.__dict__["secret_answer"] = True
     return function
 
@@ -186,10 +209,8 @@ class Method:
         if isinstance(error, GIVE_WAY):
             return Unavailable("database.busy", "系统繁忙，请稍后再试", "Busy; please try again", retry_after_s=1)
         if isinstance(error, TimeoutError):
-            return Unavailable(
-                "deadline", "处理超时，请稍后再试", "It took too long; please try again", retry_after_s=1
-            )
-        telemetry.log.error("method_failed", method=self.path, exc_info=error)
+            return Unavailable("deadline", "处理超时，请稍后再试", "It took too long; please try again", retry_after_s=1)
+        telemetry.log.error("method_failed", method=self.path, error=telemetry.describe(error))
         return Internal()
 
     async def _answer(self, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -222,28 +243,29 @@ class Method:
             raise NotFound("auth.not_found", "没有找到", "Not found")
         raise denied(permission)
 
-    async def _answer_outside(
-        self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]
-    ) -> bytes:
+    async def _answer_outside(self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]) -> bytes:
         call = Call(self._clock(), principal, self._database, self._resources, headers)
         key = self._key(headers)
         if key is None or principal is None or self._database is None:
             return (await self._function(call, request)).SerializeToString()
-        # The function commits on its own, and is idempotent by itself; the key answers a repetition with the same bytes.
-        async with self._database.transaction(principal.community_id, principal=principal) as transaction:
-            stored = await self._stored(transaction, key, body)
-        if stored is not None:
-            return stored
-        response = (await self._function(call, request)).SerializeToString()
+        # The function commits on its own and is idempotent by itself, so one that a crash interrupted runs again. The key keeps other
+        # requests out, and answers a repetition with the same bytes.
         async with self._database.transaction(principal.community_id, principal=principal) as transaction:
             stored = await self._claim(transaction, key, body)
-            if stored is None:
-                await self._store(transaction, key, response)
-        return response if stored is None else stored
+        if stored is not None:
+            return stored
+        try:
+            response = (await self._function(call, request)).SerializeToString()
+        except ServiceError:
+            async with self._database.transaction(principal.community_id, principal=principal) as transaction:
+                await transaction.execute(_FREE_KEY, principal.community_id, principal.account_id, key)
+            raise
+        async with self._database.transaction(principal.community_id, principal=principal) as transaction:
+            # Somebody who called at the same time may have stored an answer, or freed the key.
+            stored = await self._claim(transaction, key, body)
+            return await self._store(transaction, key, response) if stored is None else stored
 
-    async def _answer_in_transaction(
-        self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]
-    ) -> bytes:
+    async def _answer_in_transaction(self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]) -> bytes:
         database = self._database
         assert database is not None
         key = self._key(headers)
@@ -294,7 +316,7 @@ class Method:
                 "This Idempotency-Key was used for another request",
             )
         response: bytes | None = row["response"]
-        if response is None:
+        if response is not None and self._secret:
             raise Conflict(
                 "request.answer_not_kept",
                 "该请求已执行；答复含密钥，不再重复给出",
@@ -302,9 +324,14 @@ class Method:
             )
         return response
 
-    async def _store(self, transaction: Transaction, key: str, response: bytes) -> None:
-        if not self._secret:
-            await transaction.execute(_STORE_RESPONSE, transaction.caller.community_id, transaction.caller.account_id, key, response)
+    async def _store(self, transaction: Transaction, key: str, response: bytes) -> bytes:
+        """Keeps the answer for repetitions, and returns the one that is kept: the first."""
+        owner = (transaction.caller.community_id, transaction.caller.account_id, key)
+        if self._secret:
+            await transaction.execute(_STORE_RESPONSE, *owner, b"")
+            return response
+        kept: bytes = await transaction.fetchval(_STORE_RESPONSE, *owner, response)
+        return kept
 
 
 def _digest(body: bytes) -> bytes:
@@ -326,7 +353,7 @@ def validate(message: Message) -> None:
     violations = _validator.collect_violations(message)
     if not violations:
         return
-    fields = [FieldViolation(_path(v.proto), v.proto.rule_id or "invalid", v.proto.message or "") for v in violations]
+    fields = [FieldViolation(_path(v.proto), v.proto.rule_id or "invalid", v.proto.message or "") for v in violations[:_VIOLATIONS_MAX]]
     raise Invalid("request.invalid", "请求内容不符合要求", "The request does not meet the contract", fields=fields)
 
 
@@ -337,7 +364,7 @@ def _path(violation: Any) -> str:
         subscript = getattr(element, "subscript", None)
         if subscript is not None and subscript.value is not None:
             path += f"[{subscript.value}]"
-    return path
+    return path[:_PATH_MAX]
 
 
 def methods_of(api: Api, **wiring: Any) -> list[Method]:
@@ -346,9 +373,7 @@ def methods_of(api: Api, **wiring: Any) -> list[Method]:
     for descriptor in api.contract.methods:
         function = getattr(api.functions, snake_case(descriptor.name), None)
         if function is None:
-            raise TypeError(
-                f"{api.functions.__name__} has no function {snake_case(descriptor.name)} for {descriptor.full_name}"
-            )
+            raise TypeError(f"{api.functions.__name__} has no function {snake_case(descriptor.name)} for {descriptor.full_name}")
         methods.append(Method(descriptor, function, **wiring))
     names = {snake_case(descriptor.name) for descriptor in api.contract.methods}
     for name, function in inspect.getmembers(api.functions, inspect.iscoroutinefunction):
@@ -375,9 +400,7 @@ class Peer:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._calls: dict[str, Any] = {}
 
-    async def call(
-        self, path: str, request: bytes, metadata: Sequence[tuple[str, str]] = (), timeout_s: float = 10.0
-    ) -> bytes:
+    async def call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]] = (), timeout_s: float = 10.0) -> bytes:
         """Calls one method once. Raises the error that the other side raised, or Unavailable when it does not answer in time."""
         forbid_in_transaction("a gRPC call")
         method = self._calls.get(path)
@@ -385,6 +408,8 @@ class Peer:
             method = self._calls[path] = self._channel.unary_unary(path)
         if parent := telemetry.traceparent():
             metadata = (*metadata, ("traceparent", parent))
+        if (identifier := telemetry.request_id.get()) and not any(name == "x-request-id" for name, _ in metadata):
+            metadata = (*metadata, ("x-request-id", identifier))
         try:
             response: bytes = await method(request, metadata=metadata, timeout=timeout_s)
             return response

@@ -7,6 +7,7 @@ policy. Migrations are plain SQL that dbmate applies, forward only: servicekit's
 import asyncio
 import os
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -15,6 +16,7 @@ import asyncpg
 
 SERVICEKIT_MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATE_S = 300.0
+_CONNECT_S = 15.0
 
 
 class MigrationError(Exception):
@@ -45,9 +47,7 @@ async def provision(superuser_url: str, service: str, owner_password: str, servi
             if "'" in password or "\\" in password:
                 raise ValueError("a password must hold no quote and no backslash")
             verb = "ALTER" if await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name) else "CREATE"
-            await connection.execute(
-                f"{verb} ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{password}'"
-            )
+            await connection.execute(f"{verb} ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{password}'")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
             await connection.execute(f"CREATE DATABASE {database} OWNER {owner}")
         await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
@@ -55,9 +55,7 @@ async def provision(superuser_url: str, service: str, owner_password: str, servi
     finally:
         await connection.close()
     await _grant(_at(superuser_url, database), owner, role)
-    return Credentials(
-        _as(superuser_url, owner, owner_password, database), _as(superuser_url, role, service_password, database)
-    )
+    return Credentials(_as(superuser_url, owner, owner_password, database), _as(superuser_url, role, service_password, database))
 
 
 async def _grant(url: str, owner: str, role: str) -> None:
@@ -70,9 +68,7 @@ async def _grant(url: str, owner: str, role: str) -> None:
             ("USAGE, SELECT", "SEQUENCES"),
             ("EXECUTE", "FUNCTIONS"),
         ):
-            await connection.execute(
-                f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT {privileges} ON {kind} TO {role}"
-            )
+            await connection.execute(f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA public GRANT {privileges} ON {kind} TO {role}")
     finally:
         await connection.close()
 
@@ -88,8 +84,13 @@ def _as(url: str, role: str, password: str, database: str) -> str:
 
 
 async def migrate(owner_url: str, migrations: Path | None) -> None:
-    """Brings a database up to date; processes that do it at once wait for each other. Raises MigrationError."""
+    """Brings a database up to date; processes that do it at once wait for each other.
+
+    Raises MigrationError, and what asyncpg raises when the server is away.
+    """
     directories = [SERVICEKIT_MIGRATIONS, *([migrations] if migrations else [])]
+    if await _is_up_to_date(owner_url, directories):
+        return  # Asking costs a few milliseconds, dbmate a hundred.
     process = await asyncio.create_subprocess_exec(
         Path(sysconfig.get_path("scripts")) / "dbmate",
         "--no-dump-schema",
@@ -101,9 +102,27 @@ async def migrate(owner_url: str, migrations: Path | None) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), _MIGRATE_S)
+    try:
+        async with asyncio.timeout(_MIGRATE_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # What it had begun is rolled back.
+            process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise MigrationError(output.decode(errors="replace").strip())
+
+
+async def _is_up_to_date(owner_url: str, directories: Sequence[Path]) -> bool:
+    versions = {path.name.partition("_")[0] for directory in directories for path in directory.glob("*.sql")}
+    connection = await asyncpg.connect(owner_url, timeout=_CONNECT_S)
+    try:
+        applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
+    except asyncpg.UndefinedTableError:
+        return False
+    finally:
+        await connection.close()
+    return versions <= applied
 
 
 def _with_ssl_mode(url: str) -> str:

@@ -1,22 +1,22 @@
 """A service: its declaration, and the host that runs one or several of them in a process.
 
-Start: settings, migrations, pools, NATS, resources, gRPC, consumers, timers, HTTP, ready. Stop: not ready, take no more work, finish what is in
-work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's own operations address.
+Start: settings, migrations, pools, NATS, resources, gRPC, consumers, timers, HTTP, ready. Stop: not ready, take no more work, finish what
+is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's own operations address.
 """
 
 import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import asyncpg
 import grpc.aio
 import msgspec
 import uvicorn
@@ -24,6 +24,9 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from nats.aio.client import Client
+from nats.errors import ConnectionClosedError, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.errors import ServiceUnavailableError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,15 +36,17 @@ from starlette.routing import Route
 from servicekit import messaging, rpc, schema, telemetry
 from servicekit.auth import Verifier
 from servicekit.clock import Clock, system_clock
-from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, address_of, load
-from servicekit.database import PLATFORM, Database, Resources, Transaction, open_database
+from servicekit.config import Address, DatabaseSettings, NatsSettings, ProcessSettings, address_of, load
+from servicekit.database import PLATFORM, UNREACHABLE, Database, Resources, Transaction, open_database
 from servicekit.errors import ServiceError
-from servicekit.events import EventType, event_type
+from servicekit.events import event_type
 from servicekit.messaging import Consumer, Consumption, Publisher
 from servicekit.outbox import Relay
 
 _PRUNE_S = 60.0
+_ENSURE_S = 15.0
 _CONNECT_RETRY_S = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class Running:
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where a service that speaks HTTP listens."""
 
-    http_address: str
+    http_address: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +134,29 @@ def contract(descriptor: Any, service: str, functions: ModuleType) -> rpc.Api:
 
 
 class _HttpServer(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # The host owns the signals: it drains everything, not this server alone.
+    """uvicorn without its loop, which watches for signals that the host owns and would add its ticks to every stop."""
+
+    async def start(self, listener: socket.socket) -> None:
+        """Returns when it answers."""
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup(sockets=[listener])
+
+    async def stop(self, within_s: float) -> None:
+        """Takes no more connections, lets each finish its request, and ends those that take too long."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(within_s):
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn tells nobody
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
 
 class Host:
@@ -145,6 +170,8 @@ class Host:
         verifier: Verifier | None = None,
     ) -> None:
         self.running: list[Running] = []
+        # Set by what only a new process mends.
+        self.broken = asyncio.Event()
         self._services = services
         self._verifier = verifier
         self._process = process
@@ -152,42 +179,63 @@ class Host:
         self._stack = AsyncExitStack()
         self._consumers: list[Consumer] = []
         self._relays: list[Relay] = []
-        self._timers: list[asyncio.Task[None]] = []
-        self._http: list[tuple[_HttpServer, asyncio.Task[None]]] = []
-        self._grpc = grpc.aio.server(maximum_concurrent_rpcs=rpc.CALLS_MAX, options=rpc.CHANNEL_OPTIONS)
+        self._keepers: list[asyncio.Event] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._operations_server: _HttpServer | None = None
+        self._http: list[_HttpServer] = []
+        self._grpc = grpc.aio.server(maximum_concurrent_rpcs=rpc.CALLS_MAX, options=rpc.SERVER_OPTIONS)
+        self._is_listening = False
         self._health = health.aio.HealthServicer()
-        self._ready = False
+        self.is_ready = False
 
     async def start(self) -> None:
-        """Starts everything and returns when it is ready. Waits for PostgreSQL and NATS as long as they need: order of start is free."""
-        await self._serve_http(self._operations(), self._process.ops_address)
+        """Starts everything and returns when it is ready. Waits for PostgreSQL and NATS as long as they need: order of start is free.
+
+        Raises SettingsError, OSError for an address that is taken, MigrationError, and what a service's resources raise. `stop` tidies up
+        after that too.
+        """
+        settings = [_settings_of(service) for service in self._services]
+        self._operations_server = await self._serve_http(self._operations(), self._process.ops_address)
         verifier = self._verifier or self._identity_keys()
-        await asyncio.gather(*(self._start_service(service, verifier) for service in self._services))
+        databases = await _all([self._open_database(service) for service in self._services])
+        for service, own, database in zip(self._services, settings, databases, strict=True):
+            self.running.append(await self._start_service(service, own, database, verifier))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         contracts = [service.api.contract.full_name for service in self._services if service.api]
         reflection.enable_server_reflection([*contracts, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc)
-        if self._grpc.add_insecure_port(self._process.grpc_address) == 0:
-            raise OSError(f"cannot listen on {self._process.grpc_address}")
+        try:
+            self._grpc.add_insecure_port(self._process.grpc_address)
+        except RuntimeError:
+            raise OSError(f"cannot listen on {self._process.grpc_address}") from None
         await self._grpc.start()
-        await asyncio.gather(*(consumer.start() for consumer in self._consumers))
+        self._is_listening = True
+        for consumer in self._consumers:
+            await consumer.start()
         for service, running in zip(self._services, self.running, strict=True):
             if service.http is not None:
-                await self._serve_http(service.http(running), load(HttpSettings, service.name).http_address)
+                address = load(HttpSettings, service.name).http_address
+                self._http.append(await self._serve_http(service.http(running), address))
         await self._set_ready(True)
 
     async def stop(self) -> None:
-        """Drains: takes no more work, finishes what is in work, flushes the outboxes, closes."""
+        """Drains: takes no more work, finishes what is in work, flushes the outboxes, closes. Ends within `drain_s` and a few seconds."""
+        end = asyncio.get_running_loop().time() + self._process.drain_s
+
+        def left_s() -> float:
+            return max(0.1, end - asyncio.get_running_loop().time())
+
         await self._set_ready(False)
         for running in self.running:
             running.draining.set()
-        # The first is the operations server: it answers until the end.
-        await asyncio.gather(*(self._stop_http(server) for server in self._http[1:]))
-        await self._grpc.stop(self._process.drain_s)
-        await asyncio.gather(*(consumer.stop() for consumer in self._consumers))
-        await _cancel(self._timers)
-        await asyncio.gather(*(relay.flush() for relay in self._relays))
-        await self._stack.aclose()
-        await asyncio.gather(*(self._stop_http(server) for server in self._http[:1]))
+        # HTTP first: its requests still call our own gRPC, and wait for what our own listeners hear.
+        await _each(server.stop(left_s()) for server in self._http)
+        calls = [self._grpc.stop(left_s())] if self._is_listening else []
+        await _each([*calls, *(consumer.stop(left_s()) for consumer in self._consumers)])
+        await _cancel(self._tasks)
+        await _each(relay.flush(left_s()) for relay in self._relays)
+        await _each([self._stack.aclose()])
+        if self._operations_server is not None:
+            await _each([self._operations_server.stop(1.0)])
         telemetry.flush()
 
     def _identity_keys(self) -> Verifier:
@@ -195,15 +243,13 @@ class Host:
         self._stack.push_async_callback(peer.close)
         return Verifier(lambda: _fetch_keys(peer))
 
-    async def _start_service(self, service: Service, verifier: Verifier) -> None:
+    async def _start_service(self, service: Service, settings: msgspec.Struct, database: Database | None, verifier: Verifier) -> Running:
         name = service.name
-        settings = load(service.settings, name)
-        client = await messaging.connect(self._process, load(NatsSettings, name), name)
-        self._stack.push_async_callback(client.close)
+        keeper = asyncio.Event()
+        self._keepers.append(keeper)
+        client = await self._connect(name, keeper)
         publisher = Publisher(client, name)
-        database = await self._open_database(service) if service.migrations else None
         running = Running(name, settings, self._process, self._clock, client, publisher, verifier, database)
-        self.running.append(running)
         if service.resources is not None:
             running.resources = Resources(await self._stack.enter_async_context(service.resources(running)))
             if database is not None:
@@ -219,11 +265,41 @@ class Host:
                 clock=self._clock,
             )
             self._grpc.add_generic_rpc_handlers((rpc.generic_handler(methods),))
-        await self._start_messaging(service, running)
+        await self._start_messaging(service, running, keeper)
         for job in service.jobs:
-            self._timers.append(asyncio.create_task(_run_job(name, job, running)))
+            self._tasks.append(asyncio.create_task(_run_job(name, job, running)))
+        return running
 
-    async def _open_database(self, service: Service) -> Database:
+    async def _connect(self, name: str, keeper: asyncio.Event) -> Client:
+        def reconnected() -> None:
+            # It may have come back without its disk, and there may be events that it did not take.
+            keeper.set()
+            for running in self.running:
+                if running.name == name:
+                    running.publisher.send_again()
+            for relay in self._relays:
+                relay.wake()
+
+        is_closing = False
+
+        def closed() -> None:
+            if not is_closing:
+                telemetry.log.error("nats_closed", service=name)
+                self.broken.set()
+
+        async def close() -> None:
+            nonlocal is_closing
+            is_closing = True
+            await client.close()
+
+        settings = load(NatsSettings, name)
+        client = await messaging.connect(self._process, settings, name, on_reconnect=reconnected, on_close=closed)
+        self._stack.push_async_callback(close)
+        return client
+
+    async def _open_database(self, service: Service) -> Database | None:
+        if service.migrations is None:
+            return None
         settings = load(DatabaseSettings, service.name)
         while True:
             try:
@@ -233,38 +309,35 @@ class Host:
                     service.name, settings.database_url, pool_size=settings.database_pool_size, clock=self._clock
                 )
                 break
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, TimeoutError) as error:
+            except (OSError, *UNREACHABLE) as error:
                 telemetry.log.warning("database_not_reached", service=service.name, error=type(error).__name__)
                 await asyncio.sleep(_CONNECT_RETRY_S)
         self._stack.push_async_callback(database.close)
         return database
 
-    async def _start_messaging(self, service: Service, running: Running) -> None:
+    async def _start_messaging(self, service: Service, running: Running, keeper: asyncio.Event) -> None:
         published = [event_type(message) for message in service.publishes]
-        await self._ensure_streams(running.nats, published)
-        consumers = [
-            Consumer(
-                service.name, consumption, running.nats, running.database, running.call, self._process.stream_replicas
-            )
-            for consumption in service.consumes
-        ]
+        consumers = [Consumer(service.name, consumption, running.nats, running.database, running.call) for consumption in service.consumes]
         self._consumers += consumers
+        ensure = partial(messaging.ensure_all, running.nats, published, consumers, self._process.stream_replicas)
+        while True:
+            try:
+                await ensure()
+                break
+            except (NatsTimeout, NoRespondersError, ServiceUnavailableError, ConnectionClosedError) as error:
+                telemetry.log.warning("jetstream_not_reached", service=service.name, error=type(error).__name__)
+                await asyncio.sleep(_CONNECT_RETRY_S)
         if published or consumers:
-            keeper = messaging.keep_ensured(consumers, published, running.nats, self._process.stream_replicas)
-            self._timers.append(asyncio.create_task(keeper))
+            self._tasks.append(asyncio.create_task(_keep(service.name, ensure, keeper)))
         if running.database is not None:
-            relay = Relay(running.database, running.publisher, self._clock)
+            relay = Relay(running.database, running.publisher)
             self._relays.append(relay)
-            self._timers.append(asyncio.create_task(relay.run()))
-            self._timers.append(asyncio.create_task(_prune(relay)))
+            self._tasks.append(asyncio.create_task(relay.run()))
+            self._tasks.append(asyncio.create_task(_prune(relay)))
 
-    async def _ensure_streams(self, client: Client, events: Sequence[EventType]) -> None:
-        for event in {event.stream: event for event in events}.values():
-            await messaging.ensure_stream(client, event, self._process.stream_replicas)
-
-    async def _set_ready(self, ready: bool) -> None:
-        self._ready = ready
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def _set_ready(self, is_ready: bool) -> None:
+        self.is_ready = is_ready
+        status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", status)
         for service in self._services:
             if service.api is not None:
@@ -272,10 +345,10 @@ class Host:
 
     def _operations(self) -> Starlette:
         async def live(_request: Request) -> Response:
-            return PlainTextResponse("ok")
+            return PlainTextResponse("broken" if self.broken.is_set() else "ok", status_code=503 if self.broken.is_set() else 200)
 
         async def ready(_request: Request) -> Response:
-            problems = ["starting or draining"] if not self._ready else []
+            problems = ["starting or draining"] if not self.is_ready else []
             problems += [f"{r.name}: nats" for r in self.running if not r.nats.is_connected]
             return PlainTextResponse("; ".join(problems) or "ok", status_code=503 if problems else 200)
 
@@ -284,7 +357,7 @@ class Host:
 
         return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)])
 
-    async def _serve_http(self, application: Asgi, address: str) -> None:
+    async def _serve_http(self, application: Asgi, address: str) -> _HttpServer:
         config = uvicorn.Config(
             application,
             log_config=None,
@@ -294,35 +367,35 @@ class Host:
             # Whose X-Forwarded-For is believed is the application's to say; uvicorn would believe everybody on this machine.
             proxy_headers=False,
             date_header=False,
-            timeout_graceful_shutdown=self._process.drain_s,
             timeout_keep_alive=75,
             h11_max_incomplete_event_size=64 * 1024,
         )
         server = _HttpServer(config)
-        listener = _listen(address)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        self._http.append((server, task))
-        while not server.started:
-            if task.done():
-                task.result()
-                raise OSError(f"cannot serve on {address}")
-            await asyncio.sleep(0.005)
+        await server.start(_listen(address))
+        return server
 
-    async def _stop_http(self, server: tuple[_HttpServer, asyncio.Task[None]]) -> None:
-        server[0].should_exit = True
-        await server[1]
+
+def _settings_of(service: Service) -> msgspec.Struct:
+    """A service's own settings. What else it needs is looked at too, so that what is wrong is told before anything is waited for."""
+    load(NatsSettings, service.name)
+    if service.migrations is not None:
+        load(DatabaseSettings, service.name)
+    if service.http is not None:
+        load(HttpSettings, service.name)
+    return load(service.settings, service.name)
 
 
 def _listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, or asyncio does not see that it is TCP and leaves Nagle's algorithm on: each answer would wait 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), int(port)))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+        raise OSError(f"cannot listen on {address}: {getattr(error, 'strerror', error)}") from None
     listener.listen(1024)
     listener.setblocking(False)
     return listener
@@ -354,29 +427,62 @@ async def _run_job(service: str, job: Job, running: Running) -> None:
             telemetry.log.warning("job_failed", job=name, error=str(error))
         except Exception as error:
             outcome = "failed"
-            telemetry.log.error("job_failed", job=name, exc_info=error)
+            telemetry.log.error("job_failed", job=name, error=telemetry.describe(error))
         telemetry.JOB_SECONDS.labels(name, outcome).observe(perf_counter() - started)
+
+
+async def _keep(service: str, ensure: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:
+    """Makes streams and consumers again when the broker has lost them: when it has come back, and now and then."""
+    while True:
+        try:
+            async with asyncio.timeout(_ENSURE_S):
+                await woken.wait()
+        except TimeoutError:
+            pass
+        woken.clear()
+        try:
+            await ensure()
+        except Exception as error:
+            telemetry.log.warning("streams_not_ensured", service=service, error=telemetry.describe(error))
+            await asyncio.sleep(_CONNECT_RETRY_S)
+            woken.set()
 
 
 async def _prune(relay: Relay) -> None:
     while True:
+        await asyncio.sleep(_PRUNE_S)
         try:
             await relay.prune()
-        except (ServiceError, asyncpg.PostgresError) as error:
-            telemetry.log.warning("prune_failed", error=str(error))
-        await asyncio.sleep(_PRUNE_S)
+        except Exception as error:
+            telemetry.log.warning("prune_failed", error=telemetry.describe(error))
 
 
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Does it together; when one fails the others end."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
+
+
+async def _each(work: Iterable[Awaitable[object]]) -> None:
+    """Does it together; one that fails keeps no other from its end."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, Exception):
+            telemetry.log.error("drain_failed", error=telemetry.describe(result))
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    # Libraries swallow a cancellation now and then, so once may not be enough.
+    while waiting := [task for task in tasks if not task.done()]:
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting, timeout=1.0)
 
 
 @asynccontextmanager
-async def hosted(
-    services: Sequence[Service], process: ProcessSettings, clock: Clock = system_clock
-) -> AsyncIterator[Host]:
+async def hosted(services: Sequence[Service], process: ProcessSettings, clock: Clock = system_clock) -> AsyncIterator[Host]:
     """Services that run for as long as the block."""
     host = Host(services, process, clock)
     try:
@@ -387,13 +493,41 @@ async def hosted(
 
 
 async def serve(services: Sequence[Service], process: ProcessSettings) -> None:
-    """Runs services until SIGTERM or SIGINT, then drains."""
+    """Runs services until SIGTERM or SIGINT, then drains. Raises what `Host.start` raises, and OSError when the process must start anew."""
     telemetry.configure(process, "+".join(service.name for service in services))
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop.set_exception_handler(_log_stray)
+    asked, started = asyncio.Event(), False
+
+    def ask() -> None:
+        asked.set()
+        if not started and task is not None:
+            task.cancel()  # It may wait for a server that never comes.
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with hosted(services, process):
-        telemetry.log.info("ready", services=[service.name for service in services])
-        await stop.wait()
-        telemetry.log.info("draining")
+        loop.add_signal_handler(number, ask)
+    try:
+        async with hosted(services, process) as host:
+            started = True
+            telemetry.log.info("ready", services=[service.name for service in services])
+            await _first(asked.wait(), host.broken.wait())
+            telemetry.log.info("draining")
+            if not asked.is_set():
+                raise OSError("NATS has closed the connection for good")
+    except asyncio.CancelledError:
+        if not asked.is_set():
+            raise
+
+
+async def _first(*work: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _cancel(tasks)
+
+
+def _log_stray(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # asyncio's own words for an error that nobody awaited hold the text of the exception.
+    error = context.get("exception")
+    telemetry.log.error("stray_error", what=context["message"], error=telemetry.describe(error) if error else "")

@@ -82,7 +82,7 @@ class Held:
 class Request:
     """One request of a device."""
 
-    __slots__ = ("_body_bytes", "_held", "_receive", "address", "headers", "method", "path", "query")
+    __slots__ = ("_body_bytes", "_held", "_is_complete", "_receive", "address", "headers", "method", "path", "query")
 
     def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]], held: Held, proxies: Sequence[Network]) -> None:
         self.method: str = scope["method"]
@@ -94,6 +94,7 @@ class Request:
         self._receive = receive
         self._held = held
         self._body_bytes = 0
+        self._is_complete = False
 
     def header(self, name: bytes) -> str:
         """The value of a header, empty when it is absent."""
@@ -123,6 +124,7 @@ class Request:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Gone
+            self._is_complete = not message.get("more_body", False)
             chunk: bytes = message.get("body", b"")
             self._body_bytes += len(chunk)
             self._held.bytes += len(chunk)
@@ -131,7 +133,7 @@ class Request:
             if self._held.bytes > _HELD_BYTES_MAX:
                 raise _busy()
             chunks.append(chunk)
-            if not message.get("more_body", False):
+            if self._is_complete:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def discard(self) -> bool:
@@ -139,14 +141,13 @@ class Request:
         try:
             async with asyncio.timeout(_BODY_S):
                 left = _DISCARDED_BYTES_MAX
-                while left > 0:
+                while left > 0 and not self._is_complete:
                     message = await self._receive()
-                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                        return True
+                    self._is_complete = not message.get("more_body", False)
                     left -= len(message.get("body", b""))
         except TimeoutError:
             pass
-        return False
+        return self._is_complete
 
     async def gone(self) -> None:
         """Returns when the device hangs up. To be called when the body has been read."""

@@ -23,7 +23,8 @@ BACKFILL_AGE_MAX: Final = timedelta(days=7)
 CLOCKS_APART_MAX: Final = timedelta(minutes=1)
 # A read that waited longer than this to be decided on is of a car that may have gone; as long as a gate command lives at most.
 DECISION_AGE_MAX: Final = timedelta(seconds=10)
-SAME_PASSAGE_MAX: Final = timedelta(seconds=30)
+# A plate that is read again at its lane within this, and nowhere else meanwhile, is of the same vehicle passing once.
+SAME_PASSAGE_MAX: Final = timedelta(minutes=3)
 # For so long a car is taken to stand before a barrier that did not open for it, unless another one is read there.
 WAIT_MAX: Final = timedelta(minutes=3)
 
@@ -79,11 +80,6 @@ def judge_exit_time(entered_at: datetime, passed_at: datetime) -> ExitTime:
     if passed_at >= entered_at - CLOCKS_APART_MAX:
         return ExitTime(ExitTimeVerdict.CLOCKS_DISAGREE, entered_at)
     return ExitTime(ExitTimeVerdict.BEFORE_ENTRY, entered_at)
-
-
-def same_passage_within(barrier_opened: bool) -> timedelta:
-    """How long after a read the same plate at the same lane is the same vehicle, passing once."""
-    return SAME_PASSAGE_MAX if barrier_opened else WAIT_MAX
 
 
 # The decision.

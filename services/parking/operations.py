@@ -328,7 +328,7 @@ async def open_gate(tx: Transaction, lane_id: UUID, reason: str, plate: Plate | 
 
 
 async def record_gate_outcome(tx: Transaction, gate_device_id: str, command_id: UUID, outcome: str) -> None:
-    """A gate says what became of a command. Before a barrier that did not open, its car still stands."""
+    """A gate says what became of a command."""
     await record_store.set_outcome(tx, gate_device_id, command_id, outcome)
 
 

@@ -177,13 +177,7 @@ async def list_openings(tx: Transaction, lane_id: UUID | None, after: UUID | Non
     return [OpeningRecord(**row) for row in await tx.fetch(_LIST_OPENINGS, tx.community_id, lane_id, after, limit)]
 
 
-# The car before a barrier that did not open still stands there: its next read is of the same passage.
-_SET_OUTCOME = """
-WITH answered AS (
-    UPDATE gate_openings SET outcome = $3 WHERE command_id = $1 AND gate_device_id = $2 AND outcome = '' RETURNING read_id
-)
-UPDATE reads SET opened = false FROM answered WHERE reads.read_id = answered.read_id AND $3 <> 'opened'
-"""
+_SET_OUTCOME = "UPDATE gate_openings SET outcome = $3 WHERE command_id = $1 AND gate_device_id = $2 AND outcome = ''"
 
 
 async def set_outcome(tx: Transaction, gate_device_id: str, command_id: UUID, outcome: str) -> None:

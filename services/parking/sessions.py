@@ -15,11 +15,12 @@ from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from services.parking import charges
 from services.parking.charges import Quote
 from services.parking.lanes import (
+    SAME_PASSAGE_MAX,
     WAIT_MAX,
     Action,
     Admission,
@@ -34,7 +35,6 @@ from services.parking.lanes import (
     SessionFacts,
     decide_entry,
     decide_exit,
-    same_passage_within,
 )
 from services.parking.plates import Match, MatchKind, PlateKind, match_exit
 from services.parking.tariff import Discount, DiscountUnit, Holidays, Tariff
@@ -201,8 +201,8 @@ def replay(
 ) -> Replay:
     """The sessions that follow from `reads` since an instant, in whichever order reads and sessions are given.
 
-    `known` are the sessions as they are kept: those inside at `since` or later. `reads` are all of these plates since `WAIT_MAX` before
-    `since`, with the one at hand among them. The order in which they arrived does not matter; that is what the replay is for.
+    `known` are the sessions as they are kept: those inside at `since` or later, or just before. `reads` are all of these plates since
+    `SAME_PASSAGE_MAX` before `since`, with the one at hand among them.
     """
     books = _Books(known, since, now, calendar, arrival)
     steps = []
@@ -211,7 +211,7 @@ def replay(
             steps.append(books.enter(read) if read.direction is Direction.ENTRY else books.leave(read))
         else:
             books.remember(read)
-    return Replay(books.closed(), steps)
+    return Replay(books.closed(), books.renamed(steps))
 
 
 class _Books:
@@ -220,6 +220,7 @@ class _Books:
         self._sessions = {s.session_id: _rewound(s, since) for s in self._known.values() if s.entered_at < since}
         self._inside = {s.plate: s.session_id for s in self._sessions.values() if s.state is SessionState.OPEN}
         self._latest: dict[tuple[UUID, str], Read] = {}
+        self._adoptions: dict[UUID, UUID] = {}
         self._now = now
         self._calendar = calendar
         self._arrival = arrival
@@ -283,7 +284,7 @@ class _Books:
         admission = decision.admission or Admission.TEMPORARY
         if arrival is not None and before is None:
             return Session(
-                session_id=read.read_id,
+                session_id=self._unused_id(read),
                 plate=read.plate,
                 plate_kind=read.plate_kind,
                 admission=admission,
@@ -301,8 +302,14 @@ class _Books:
         begun = replace(before, admission=admission, entered_at=read.passed_at, state=SessionState.OPEN, out_at=None, amount_fen=0)
         if before.session_id in self._sessions:
             # It was taken for a repeated read of that stay.
-            return replace(begun, session_id=read.read_id, movements=(), charge=None, is_abandoned=False, version=0)
+            return replace(begun, session_id=self._unused_id(read), movements=(), charge=None, is_abandoned=False, version=0)
         return begun
+
+    def _unused_id(self, read: Read) -> UUID:
+        session_id = read.read_id
+        while session_id in self._sessions or session_id in self._known:
+            session_id = uuid5(session_id, "another session")
+        return session_id
 
     def _adopted(self, here: Session, before: Session | None) -> Session:
         """The session inside, as which one that began with a read of the same passage is known already."""
@@ -311,7 +318,17 @@ class _Books:
         del self._sessions[here.session_id]
         adopted = replace(here, session_id=before.session_id, movements=before.movements, charge=before.charge, version=before.version)
         self._put(adopted)
+        self._adoptions[here.session_id] = adopted.session_id
+        self._latest = {key: self._renamed(read) for key, read in self._latest.items()}
         return adopted
+
+    def _renamed(self, read: Read) -> Read:
+        adopted = None if read.session_id is None else self._adoptions.get(read.session_id)
+        return read if adopted is None else replace(read, session_id=adopted)
+
+    def renamed(self, steps: Iterable[Step]) -> list[Step]:
+        """The steps with the session ids that were settled on after them."""
+        return [replace(step, read=self._renamed(step.read)) for step in steps] if self._adoptions else list(steps)
 
     # At an exit.
 
@@ -347,10 +364,13 @@ class _Books:
 
     def _goes(self, read: Read, session: Session, arrival: Arrival | None) -> bool:
         """Whether the car went out with this read, or may go now."""
-        if read.left or (arrival is not None and arrival.passes_anyway):
+        if arrival is not None and arrival.passes_anyway:
             return True
-        if arrival is None and read.reason is Reason.PAYMENT_DUE and self._now > read.passed_at + WAIT_MAX:
-            return False  # It was held, and what has become known since opened no barrier.
+        # That it went as another car, for which it was taken, says nothing of this one.
+        if read.left and (read.is_assigned or session.plate == read.plate or session.session_id == read.session_id):
+            return True
+        if arrival is None and self._stayed(read, session):
+            return False
         if due(session, read.passed_at, self._calendar) == 0:
             return True
         # Or paid while it stood there.
@@ -359,6 +379,13 @@ class _Books:
             latest = min(latest, read.overtaken_at)
         paid_there = (m.at for m in session.movements if read.passed_at < m.at <= latest)
         return any(due(session, at, self._calendar) == 0 for at in paid_there)
+
+    def _stayed(self, read: Read, session: Session) -> bool:
+        """Whether a car that was held is known not to have gone with this read, whatever has become known since."""
+        known = self._known.get(session.session_id)
+        if known is not None and known.state is SessionState.LEFT and known.out_at is not None and known.out_at >= read.passed_at:
+            return True  # It went with another one, as when a guard let it out.
+        return read.reason is Reason.PAYMENT_DUE and self._now > read.passed_at + WAIT_MAX
 
     def _exit_facts(self, read: Read, match: MatchKind, session: Session | None, arrival: Arrival | None, *, goes: bool) -> ExitFacts:
         facts = None
@@ -395,9 +422,7 @@ class _Books:
 
     def _previous(self, read: Read) -> Read | None:
         previous = self._latest.get((read.lane_id, read.plate))
-        if previous is None or read.passed_at - previous.passed_at > same_passage_within(previous.opened):
-            return None
-        return previous
+        return previous if previous is not None and read.passed_at - previous.passed_at <= SAME_PASSAGE_MAX else None
 
     def _put(self, session: Session) -> None:
         self._sessions[session.session_id] = session

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from servicekit.database import Transaction
-from services.parking.lanes import WAIT_MAX, Direction
+from services.parking.lanes import SAME_PASSAGE_MAX, Direction
 from services.parking.plates import lookalike_key
 from services.parking.sessions import Movement, Read, Session
 
@@ -203,7 +203,7 @@ async def load_situation(
 ) -> Situation:
     """The books around `plate` in a locked lot, since an instant, and what is known of the plate and the lot at that instant."""
     key = lookalike_key(plate)
-    arguments = (tx.community_id, lot_id, plate, key, since, record.camera_device_id, record.record_id, WAIT_MAX, lane_id)
+    arguments = (tx.community_id, lot_id, plate, key, since, record.camera_device_id, record.record_id, SAME_PASSAGE_MAX, lane_id)
     return _situation.decode(await tx.fetchval(_SELECT_SITUATION, *arguments))
 
 

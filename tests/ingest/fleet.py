@@ -1,5 +1,6 @@
 """Devices for the tests of this folder: registered through the contract, and speaking HTTP as devices do; and a stand-in for parking."""
 
+import asyncio
 import base64
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,24 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nats
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.protobuf.message import Message
 
 from linli.device.v1.events_pb2 import PlateRead
 from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.ingest.v1.ingest_pb2 import Device, GetDeviceRequest, RegisterDeviceRequest
 from linli.parking.v1.events_pb2 import GateCommand, GateOpenRequested, LaneConfigured, SignedCommand, VehicleHeld
 from servicekit.auth import Principal
+from servicekit.config import ProcessSettings, load
 from servicekit.database import PLATFORM, Transaction
-from servicekit.events import Received
+from servicekit.events import Received, envelope
 from servicekit.identifiers import new_id
-from servicekit.messaging import on
-from servicekit.service import Service
+from servicekit.messaging import Publisher, on
+from servicekit.service import Host, Service
 from servicekit.times import to_timestamp
-from services.ingest import store
+from services.ingest import operations, store
 from services.ingest.devices import Kind
+from services.ingest.registry import Registry
 from services.ingest.service import SERVICE
-from tests.support import Caller, Platform, Servers, eventually, platform, principal
+from tests.support import Caller, Platform, Servers, environment, eventually, free_address, platform, principal
 
 INGEST = "linli.ingest.v1.IngestService"
 CAMERA = "a1b2c3d4-e5f60718"
@@ -98,6 +103,8 @@ class Fleet:
     images: Path
     who: Principal
     secrets: dict[str, str] = field(default_factory=dict)
+    # Publishes what other services say, where ingest itself may not.
+    others: Publisher | None = None
 
     @property
     def community_id(self) -> uuid.UUID:
@@ -114,6 +121,14 @@ class Fleet:
         secret: str = answer.secret
         self.secrets[device_id] = secret
         return secret
+
+    async def publish(self, event: Message, community_id: uuid.UUID | None = None, version: int = 0) -> None:
+        """Publishes an event as another service would."""
+        community_id = community_id or self.community_id
+        if self.others is None:
+            await self.running.publish(event, community_id, version=version)
+        else:
+            await self.others.publish(envelope(event, community_id, event_id=str(new_id()), occurred_at=datetime.now(UTC), version=version))
 
     async def device(self, device_id: str) -> Device:
         answer: Device = await self.caller.call(f"{INGEST}/GetDevice", GetDeviceRequest(device_id=device_id))
@@ -144,7 +159,7 @@ class Fleet:
             decision_limit_ms=limit_ms,
             opens_offline=opens_offline,
         )
-        await self.running.publish(lane, self.community_id, version=version)
+        await self.publish(lane, version=version)
 
         async def known() -> bool:
             async with self.running.transaction("ingest", PLATFORM) as tx:
@@ -157,7 +172,7 @@ class Fleet:
     async def set_zone(self, name: str, version: int = 1) -> None:
         """Tells ingest of a community's time zone as identity does, and waits until it knows."""
         event = CommunityChanged(community_id=str(self.community_id), name="春江花园", time_zone=name, modules=["parking"])
-        await self.running.publish(event, self.community_id, version=version)
+        await self.publish(event, version=version)
 
         async def known() -> bool:
             async with self.running.transaction("ingest", self.community_id) as tx:
@@ -167,13 +182,24 @@ class Fleet:
         for device_id in self.secrets:
             self.forget(device_id)
 
+    async def turn(self) -> None:
+        """Does at once what ingest's timers do every few seconds, as two processes that do it together."""
+
+        async def tell() -> None:
+            async with self.running.transaction("ingest", PLATFORM) as tx:
+                await operations.tell_who_came_and_went(tx)
+
+        await self._registry.write_contacts()
+        await asyncio.gather(tell(), tell())
+
     def forget(self, device_id: str) -> None:
         """Has ingest look the device up again, as it does by itself after a few seconds."""
-        from services.ingest.registry import Registry
+        self._registry.forget(device_id)
 
-        for running in self.running.host.running:
-            if running.name == "ingest":
-                running.resources.get(Registry).forget(device_id)
+    @property
+    def _registry(self) -> Registry:
+        (ingest,) = [running for running in self.running.host.running if running.name == "ingest"]
+        return ingest.resources.get(Registry)
 
 
 def settings(images: Path, **more: str) -> Mapping[str, str]:
@@ -224,3 +250,27 @@ def info(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
     told: str = answer.json()["Response_AlarmInfoPlate"]["info"]
     return told
+
+
+async def stored(servers: Servers, stream: str = "DEVICE_PLATE") -> int:
+    """How many messages a stream holds."""
+    client = await nats.connect(servers.nats.url)
+    try:
+        return (await client.jetstream().stream_info(stream)).state.messages
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def second_instance(town: Fleet) -> AsyncIterator[httpx.AsyncClient]:
+    """Another process of ingest, on the same database and broker."""
+    address = free_address()
+    own = {name: free_address() for name in ("LINLI_GRPC_ADDRESS", "LINLI_OPS_ADDRESS")}
+    with environment({**own, "LINLI_INGEST_HTTP_ADDRESS": address}):
+        host = Host([SERVICE], load(ProcessSettings), verifier=town.running.host.running[0].verifier)
+        await host.start()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://{address}", timeout=10) as http:
+                yield http
+        finally:
+            await host.stop()

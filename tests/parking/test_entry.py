@@ -37,7 +37,7 @@ async def test_a_second_read_of_the_same_passage_is_answered_again_and_changes_n
     await park.sees("east_in", "京A12345")
     park.clock.advance(seconds=20)
     assert (await park.sees("east_in", "京 A·12345")).opened
-    park.clock.advance(seconds=20)
+    park.clock.advance(minutes=3)
     assert (await park.sees("east_in", "京A12345")).opened
     assert len(await park.sessions()) == 1
     assert await park.reviews() == []

@@ -23,7 +23,6 @@ from services.parking.lanes import (
     decide_exit,
     judge_exit_time,
     judge_read_time,
-    same_passage_within,
 )
 from services.parking.plates import MatchKind, PlateKind
 
@@ -283,8 +282,3 @@ def test_an_exit_before_its_entry_ends_no_stay_unless_clocks_differ_a_little(
 ) -> None:
     judged = judge_exit_time(entered_at=NOON, passed_at=passed_at)
     assert (judged.verdict, judged.left_at) == (verdict, left_at)
-
-
-def test_a_vehicle_before_a_barrier_that_stayed_shut_is_the_same_for_longer() -> None:
-    assert same_passage_within(barrier_opened=True) == seconds(30)
-    assert same_passage_within(barrier_opened=False) == seconds(180)

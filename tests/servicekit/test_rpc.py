@@ -327,7 +327,7 @@ async def test_a_call_whose_caller_is_gone_rolls_back_and_frees_its_connection(r
     metadata = (("authorization", f"Bearer {running.mint.token(who)}"),)
     async with grpc.aio.insecure_channel(running.grpc_address) as channel:
         request = message("SayRequest", word="wait").SerializeToString()
-        call = channel.unary_unary(f"/{SAY}")(request, metadata=metadata, timeout=0.5 if how == "deadline" else None)
+        call: Any = channel.unary_unary(f"/{SAY}")(request, metadata=metadata, timeout=0.5 if how == "deadline" else None)
 
         async def sleeping() -> int:
             async with running.transaction("toy", "*") as tx:

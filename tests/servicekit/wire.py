@@ -37,6 +37,8 @@ class Wire:
         for writer in list(self._writers):
             writer.transport.abort()
         self._flows.set()
+        while self._writers:  # noqa: ASYNC110  each ends by itself
+            await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -33,6 +33,8 @@ CREATE TABLE outbox (
 );
 -- The relay reads what is unsent, in order; a sent row leaves the index.
 CREATE INDEX outbox_unsent ON outbox (position) WHERE sent_at IS NULL;
+-- Whoever writes an event asks whether an earlier one of its aggregate waits.
+CREATE INDEX outbox_unsent_of_aggregate ON outbox (aggregate) WHERE sent_at IS NULL;
 -- Pruning and replay go by age.
 CREATE INDEX outbox_created ON outbox USING brin (created_at);
 SELECT wall('outbox');

@@ -1,0 +1,365 @@
+"""Gates and sensors on MQTT, through a real broker with the accounts that the platform gives it."""
+
+import asyncio
+import base64
+import copy
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import nats
+import pytest
+
+from infra.local import accounts
+from infra.local.nats import NatsServer, start_nats
+from linli.device.v1.events_pb2 import GateAcknowledged, PlateRead
+from linli.ingest.v1.ingest_pb2 import DisableDeviceRequest
+from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured
+from servicekit.identifiers import new_id
+from servicekit.messaging import Publisher
+from servicekit.service import Service
+from services.ingest.nkeys import AccountKey, new_account_seed
+from services.ingest.service import SERVICE
+from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, fleet, info, push_body, second_instance, signed_command
+from tests.support import Servers, eventually, principal
+
+PASSWORDS = {"ingest": "password of ingest", "parking": "password of parking", accounts.OPERATOR: "password-of-operators"}
+SEED = new_account_seed()
+COMMANDS = f"devices/{GATE}/commands"
+ACKNOWLEDGEMENTS = f"devices/{GATE}/acknowledgements"
+
+
+class _AsOperator:
+    """A broker whose address signs in as the operator, for what the test itself does."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return f"nats://{accounts.OPERATOR}:{PASSWORDS[accounts.OPERATOR]}@{self._server.host}:{self._server.port}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+
+@pytest.fixture
+def guarded(servers: Servers, tmp_path: Path) -> Iterator[Servers]:
+    """The servers, with a broker of their own that knows who may do what."""
+    text = accounts.configuration([SERVICE, PARKING], PASSWORDS, AccountKey(SEED).public_key)
+    broker = start_nats(tmp_path / "nats", mqtt_port=0, configuration=text)
+    own = copy.copy(servers)
+    own.nats = _AsOperator(broker)  # type: ignore[assignment]
+    yield own
+    broker.stop()
+
+
+@asynccontextmanager
+async def town_with_gates(guarded: Servers, tmp_path: Path, *others: Service) -> AsyncIterator[Fleet]:
+    passwords: dict[str, Any] = {
+        f"LINLI_{name.upper()}_NATS_{what}": value
+        for name in ("ingest", "parking")
+        for what, value in (("USER", name), ("PASSWORD", PASSWORDS[name]))
+    }
+    async with fleet(guarded, tmp_path / "images", *others, LINLI_INGEST_MQTT_ISSUER_SEED=SEED, **passwords) as town:
+        operator = await nats.connect(guarded.nats.url)
+        town.others = Publisher(operator, "others")
+        yield town
+        await operator.close()
+
+
+def mqtt(guarded: Servers, device_id: str, secret: str, *, client_id: str | None = None) -> aiomqtt.Client:
+    port = guarded.nats.mqtt_port
+    assert port is not None
+    return aiomqtt.Client(guarded.nats.host, port, username=device_id, password=secret, identifier=client_id or device_id, timeout=5)
+
+
+async def open_by_hand(town: Fleet, gate: str, command: Any, community_id: uuid.UUID | None = None) -> None:
+    event = GateOpenRequested(lane_id="lane-1", gate_device_id=gate, command=command)
+    await town.publish(event, community_id)
+
+
+async def next_message(client: aiomqtt.Client, seconds: float = 5) -> Any:
+    async with asyncio.timeout(seconds):
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            return json.loads(message.payload)
+    raise AssertionError("the broker hung up")
+
+
+async def silence(client: aiomqtt.Client, seconds: float) -> None:
+    with pytest.raises(TimeoutError):
+        await next_message(client, seconds)
+
+
+async def acknowledge(client: aiomqtt.Client, identifier: str, outcome: str = "opened", topic: str = ACKNOWLEDGEMENTS, **more: Any) -> None:
+    body = {"command_id": identifier, "outcome": outcome, "at": datetime.now(UTC).isoformat(), **more}
+    await client.publish(topic, json.dumps(body), qos=1)
+
+
+async def test_a_gate_gets_its_signed_command_and_its_answer_closes_the_loop(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path, PARKING) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        await gate.subscribe(COMMANDS, qos=1)
+        assert info(await town.push(push_body("京G12345"))) == "gate"
+        sent = await next_message(gate)
+        requested = (await town.running.event(GateOpenRequested)).message.command
+        assert base64.b64decode(sent["command"]) == requested.command
+        assert base64.b64decode(sent["signature"]) == requested.signature
+        assert sent["key_id"] == "test"
+        await acknowledge(gate, command_id(requested))
+        answer = await town.running.event(GateAcknowledged)
+        assert (answer.message.device_id, answer.message.command_id) == (GATE, command_id(requested))
+        assert answer.message.outcome == GateAcknowledged.OUTCOME_OPENED
+        assert answer.community_id == town.community_id
+
+
+async def test_a_command_is_sent_again_until_the_gate_answers(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town:
+        command = signed_command(GATE, datetime.now(UTC))
+        await open_by_hand(town, GATE, command)
+        async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:  # It was away when the command was first sent.
+            await gate.subscribe(COMMANDS)
+            first = await next_message(gate)
+            assert base64.b64decode(first["command"]) == command.command
+            await acknowledge(gate, command_id(command))
+            await town.running.event(GateAcknowledged)
+            await silence(gate, 1.5)
+
+
+async def test_a_command_that_comes_late_is_not_sent(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        await gate.subscribe(COMMANDS)
+        await open_by_hand(town, GATE, signed_command(GATE, datetime.now(UTC), lives_s=-0.1))
+        await open_by_hand(town, GATE, signed_command("another", datetime.now(UTC)))
+        timely = signed_command(GATE, datetime.now(UTC), lives_s=3)
+        await open_by_hand(town, GATE, timely)
+        assert base64.b64decode((await next_message(gate))["command"]) == timely.command
+        # And not for longer than it is valid.
+        for _ in range(2):
+            assert base64.b64decode((await next_message(gate))["command"]) == timely.command
+        await silence(gate, 1.5)
+
+
+async def test_a_lane_of_another_community_cannot_open_the_gate(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        await gate.subscribe(COMMANDS)
+        await open_by_hand(town, GATE, signed_command(GATE, datetime.now(UTC)), new_id())
+        await silence(gate, 1)
+
+
+async def test_the_first_answer_of_a_gate_counts(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        identifier = str(new_id())
+        await acknowledge(gate, identifier, "opened")
+        await acknowledge(gate, identifier, "refused")
+        await acknowledge(gate, str(new_id()), "failed")
+        await town.running.event(GateAcknowledged, lambda event: event.message.outcome == GateAcknowledged.OUTCOME_FAILED)
+        client = await nats.connect(guarded.nats.url)
+        kept = (await client.jetstream().stream_info("DEVICE_GATE")).state.messages
+        await client.close()
+        assert kept == 2
+
+
+async def test_what_is_no_answer_of_a_gate_is_left_out(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town:
+        good = str(new_id())
+        async with mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX]) as box:
+            await acknowledge(box, str(new_id()), topic=f"devices/{EDGE_BOX}/acknowledgements")
+        async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+            for body in (
+                b"",
+                b"{",
+                b"[]",
+                b"\xff\xfe",
+                b"null",
+                b'{"command_id": "x"}',
+                b'{"command_id": 7, "outcome": "opened"}',
+                b"[" * 3000,
+            ):
+                await gate.publish(ACKNOWLEDGEMENTS, body, qos=1)
+            await acknowledge(gate, str(new_id()), "exploded")
+            await acknowledge(gate, "a b", "opened")
+            future = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+            await acknowledge(gate, good, at=future)
+        answer = await town.running.event(GateAcknowledged)
+        assert answer.message.command_id == good
+        assert answer.message.occurred_at.ToDatetime(UTC) <= datetime.now(UTC)
+        assert len(town.running.events(GateAcknowledged)) == 1
+
+
+async def test_an_answer_that_comes_while_ingest_is_away_is_heard_afterwards(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        identifier = str(new_id())
+        await town.running.host.stop()
+        await acknowledge(gate, identifier)
+        async with second_instance(town):
+            await town.running.event(GateAcknowledged, lambda event: event.message.command_id == identifier)
+
+
+async def test_only_the_right_secret_connects(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town:
+        await town.caller.call("linli.ingest.v1.IngestService/DisableDevice", DisableDeviceRequest(device_id=EDGE_BOX))
+        right = town.secrets[GATE]
+        for device_id, secret, client_id in [
+            (GATE, "wrong", None),
+            ("nobody", right, None),
+            (EDGE_BOX, town.secrets[EDGE_BOX], None),
+            ("", "", "anonymous"),
+            (GATE, right, CAMERA),  # A session belongs to its client id.
+            ("parking", PASSWORDS["parking"], None),  # A service's password is none for MQTT.
+        ]:
+            with pytest.raises(aiomqtt.MqttError):
+                async with mqtt(guarded, device_id, secret, client_id=client_id):
+                    pass
+        async with mqtt(guarded, GATE, right):
+            pass
+        await town.turn()
+        assert (await town.device(GATE)).online
+        # A device's secret is none for NATS itself.
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(f"nats://{GATE}:{right}@{guarded.nats.host}:{guarded.nats.port}", allow_reconnect=False)
+
+
+async def test_without_ingest_no_device_connects_and_those_that_have_stay(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town:
+        secret = town.secrets[GATE]
+        box = mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX])
+        await box.__aenter__()
+    with pytest.raises(aiomqtt.MqttError):
+        async with mqtt(guarded, GATE, secret):
+            pass
+    await box.publish(f"devices/{EDGE_BOX}/heartbeat", b"", qos=1)
+    await box.__aexit__(None, None, None)
+
+
+async def test_a_heartbeat_over_mqtt_shows_that_the_gate_lives(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+        await gate.publish(f"devices/{GATE}/heartbeat", b"", qos=0)
+
+        async def online() -> bool:
+            await town.turn()
+            return (await town.device(GATE)).online
+
+        await eventually(online)
+
+
+async def test_a_device_reaches_no_topic_but_its_own(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX]) as box:
+        heard: list[str] = []
+        operator = await nats.connect(guarded.nats.url)
+
+        async def hear(message: Any) -> None:
+            heard.append(message.subject)
+
+        for topic in (
+            COMMANDS,
+            "devices/+/commands",
+            "devices/*/commands",
+            "#",
+            "devices/#",
+            f"devices/{EDGE_BOX}/heartbeat",
+            "$SYS/#",
+            "$MQTT/#",
+            "linli/#",
+        ):
+            refused = await box.subscribe(topic, qos=1)
+            assert [code.value for code in refused] == [128], topic  # type: ignore[union-attr]
+        async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+            await gate.subscribe(COMMANDS)
+            for subject in ("linli.>", "device.>"):
+                await operator.subscribe(subject, cb=hear)
+            await operator.flush()
+            for topic in (
+                COMMANDS,
+                ACKNOWLEDGEMENTS,
+                f"devices/{EDGE_BOX}/commands",
+                f"linli/parking/GateOpenRequested/{town.community_id}",
+                f"device/{town.community_id}/plate/x",
+                "$SYS/REQ/USER/AUTH",
+                "$JS/API/STREAM/LIST",
+            ):
+                for qos in (0, 1):
+                    await box.publish(topic, json.dumps({"command_id": "forged", "outcome": "opened"}), qos=qos)
+            await silence(gate, 1)
+        assert not heard
+        assert not town.running.events(GateAcknowledged)
+        await operator.close()
+
+
+async def as_service(guarded: Servers, name: str, errors: list[str]) -> Any:
+    async def on_error(error: Exception) -> None:
+        errors.append(str(error))
+
+    url = f"nats://{guarded.nats.host}:{guarded.nats.port}"
+    return await nats.connect(
+        url, user=name, password=PASSWORDS[name], inbox_prefix=f"_INBOX.{name}", error_cb=on_error, allow_reconnect=False
+    )
+
+
+async def test_a_service_publishes_and_hears_what_it_declares_and_nothing_else(guarded: Servers, tmp_path: Path) -> None:
+    async with town_with_gates(guarded, tmp_path, PARKING) as town:
+        errors: list[str] = []
+        parking = await as_service(guarded, "parking", errors)
+        community = principal().community_id
+        for subject in (
+            f"linli.billing.PaymentSucceeded.{community}",
+            f"linli.parking.VehicleEntered.{community}",  # Not declared by the stand-in.
+            f"device.{community}.plate.camera",
+            f"devices.{GATE}.commands",
+            "$SYS.REQ.USER.AUTH",
+            "$SYS.REQ.SERVER.PING",
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.DELETE.LINLI_PARKING",
+            "$JS.API.CONSUMER.CREATE.DEVICE_READINGS.x",
+            "_INBOX.ingest.x",
+        ):
+            errors.clear()
+            await parking.publish(subject, b"{}")
+            await parking.flush()
+            await eventually(lambda: _any(errors), subject)
+            assert "permissions violation for publish" in errors[0].lower()
+        for subject in (
+            ">",
+            "linli.>",
+            "device.>",
+            "devices.>",
+            "_INBOX.>",
+            "_INBOX.ingest.>",
+            "$SYS.>",
+            "$SYS.REQ.USER.AUTH",
+            "deliver.>",
+            "$MQTT.>",
+        ):
+            errors.clear()
+            await parking.subscribe(subject)
+            await parking.flush()
+            await eventually(lambda: _any(errors), subject)
+            assert "permissions violation for subscription" in errors[0].lower()
+        await parking.close()
+        # What it declares goes through: the whole way from the camera's push to the answer ran on these permissions.
+        assert info(await town.push(push_body("京A12345"))) == "ok"
+        assert town.running.events(PlateRead)
+
+
+async def _any(errors: list[str]) -> bool:
+    return bool(errors)
+
+
+async def test_everything_that_ingest_does_on_nats_is_allowed_to_it(
+    guarded: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with town_with_gates(guarded, tmp_path, PARKING) as town:
+        lane = LaneConfigured(lane_id="l", camera_device_id=CAMERA, gate_device_id=GATE, decision_limit_ms=500)
+        await town.publish(lane)
+        await town.configure_lane(CAMERA, CAMERA)
+        await town.set_zone("Asia/Urumqi")
+        assert info(await town.push(push_body("京A12345"))) == "ok"
+        await town.running.event(GateAcknowledged)
+    written = capsys.readouterr()
+    assert "violation" not in (written.out + written.err).lower()
+    assert "Permissions Violation" not in (tmp_path / "nats" / "server.log").read_text()

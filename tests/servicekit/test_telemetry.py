@@ -1,0 +1,197 @@
+"""Logs that machines read and that name nobody; traces that follow a request through everything."""
+
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from servicekit import telemetry
+from servicekit.config import ProcessSettings
+from servicekit.database import PLATFORM, Transaction
+from servicekit.errors import Conflict, Internal
+from servicekit.events import Received
+from servicekit.messaging import on
+from tests.servicekit.toy import MISBEHAVE, SAY, TOY, Echoed, Spoken, message, toy
+from tests.support import Servers, eventually, platform, principal
+
+PHONE = "13800000000"
+COMMUNITY = uuid.UUID("018f0000-0000-7000-8000-000000000001")
+
+
+@pytest.fixture
+def configured(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Telemetry as a process has it, with spans kept in memory; afterwards as the tests have it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    telemetry.configure(ProcessSettings(trace_ratio=0.0), "toy", InMemorySpanExporter())
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+    telemetry._tracer = telemetry._provider = None
+
+
+@pytest.fixture
+def exporter(configured: None) -> InMemorySpanExporter:
+    assert telemetry._provider is not None
+    processor = telemetry._provider._active_span_processor._span_processors[0]
+    exporter = processor.span_exporter  # type: ignore[attr-defined]
+    assert isinstance(exporter, InMemorySpanExporter)
+    return exporter
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What was logged, each line a JSON object."""
+    return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+
+def test_a_log_line_is_json_with_its_trace_and_request(configured: None, capfd: pytest.CaptureFixture[str]) -> None:
+    token = telemetry.request_id.set("r1")
+    with telemetry.entry("toy", f"00-{'a' * 32}-{'b' * 16}-00"):
+        telemetry.log.warning("something", text='quotes " and\nlines', chinese="门")
+    telemetry.request_id.reset(token)
+    (line,) = lines(capfd)
+    assert (line["event"], line["level"], line["trace_id"], line["request_id"]) == ("something", "warning", "a" * 32, "r1")
+    assert (line["text"], line["chinese"]) == ('quotes " and\nlines', "门")
+
+
+def test_a_library_that_logs_in_its_own_way_logs_json_too(configured: None, capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError(PHONE)
+    except ValueError:
+        logging.getLogger("some.library").exception('it said "no"\nand left')
+    (line,) = lines(capfd)
+    assert (line["event"], line["logger"], line["level"]) == ('it said "no"\nand left', "some.library", "error")
+    assert "ValueError at test_telemetry.py" in line["exception"]
+    assert PHONE not in json.dumps(line)
+
+
+def test_an_exception_in_the_log_is_its_type_and_place_and_what_caused_it_and_no_text(
+    configured: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def look_up() -> None:
+        try:
+            raise KeyError(PHONE)
+        except KeyError as error:
+            raise Conflict("toy.stopped", "停", f"stopped by {PHONE}") from error
+
+    try:
+        look_up()
+    except Conflict:
+        telemetry.log.exception("failed")
+    (line,) = lines(capfd)
+    assert "Conflict toy.stopped at test_telemetry.py" in line["exception"]
+    assert "because of KeyError at" in line["exception"]
+    assert PHONE not in json.dumps(line)
+
+
+async def test_nothing_personal_is_logged_of_an_error_of_the_database(
+    servers: Servers, configured: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def collide(tx: Transaction, event: Received[Any]) -> None:
+        await tx.execute("CREATE TEMPORARY TABLE phones (phone text CONSTRAINT one_phone UNIQUE) ON COMMIT DROP")
+        for _ in range(2):
+            await tx.execute("INSERT INTO phones VALUES ($1)", event.message.word)
+
+    async with platform(servers, toy(on(Spoken, collide))) as running:
+        await running.publish(Spoken(word_id="a", word=PHONE), COMMUNITY)
+        with pytest.raises(Internal):
+            await running.caller().call(MISBEHAVE, message("MisbehaveRequest", how="secret"))
+
+        async def logged() -> bool:
+            logs.extend(lines(capfd))
+            return {"event_failed", "method_failed"} <= {line["event"] for line in logs}
+
+        logs: list[dict[str, Any]] = []
+        await eventually(logged)
+    assert any("UniqueViolationError 23505 phones one_phone" in line.get("error", "") for line in logs)
+    assert PHONE not in json.dumps(logs)
+
+
+@pytest.fixture
+async def relatives(servers: Servers, exporter: InMemorySpanExporter) -> AsyncIterator[list[ReadableSpan]]:
+    """The spans of one sampled call, whose event another handler hears and answers with one more."""
+    async with platform(servers, TOY) as running:
+        who = principal("toy.say", community_id=COMMUNITY, modules=["toy"])
+        await running.caller(who).call(SAY, message("SayRequest", word="hi"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+        await running.event(Echoed)
+        async with running.transaction("toy", PLATFORM) as tx:
+            assert {row["traceparent"][3:35] for row in await tx.fetch("SELECT traceparent FROM outbox")} == {"a" * 32}
+    telemetry.flush()
+    yield list(exporter.get_finished_spans())
+
+
+async def test_one_trace_follows_a_call_through_the_outbox_and_the_broker_to_the_handlers_sql(relatives: list[ReadableSpan]) -> None:
+    assert {f"{span.context.trace_id:032x}" for span in relatives if span.context} == {"a" * 32}
+    by_name = {span.name: span for span in relatives}
+    call, handling = by_name["/linli.toy.v1.ToyService/Say"], by_name["handle toy-echo_on_spoken"]
+    assert call.parent is not None
+    assert f"{call.parent.span_id:016x}" == "b" * 16
+    assert handling.parent is not None
+    assert call.context is not None
+    assert handling.parent.span_id == call.context.span_id
+    parents = {span.parent.span_id for span in relatives if span.name == "sql" and span.parent}
+    assert handling.context is not None
+    assert parents == {call.context.span_id, handling.context.span_id}
+
+
+async def test_a_call_that_nobody_samples_makes_no_span_and_its_id_travels_all_the_same(
+    servers: Servers, exporter: InMemorySpanExporter
+) -> None:
+    async with platform(servers, TOY) as running:
+        who = principal("toy.say", community_id=COMMUNITY, modules=["toy"])
+        await running.caller(who).call(SAY, message("SayRequest", word="hi"))
+        await running.event(Echoed)
+        async with running.transaction("toy", PLATFORM) as tx:
+            traces = {row["traceparent"] for row in await tx.fetch("SELECT traceparent FROM outbox")}
+    telemetry.flush()
+    assert exporter.get_finished_spans() == ()
+    assert len({trace[3:35] for trace in traces}) == 1
+    assert all(trace.endswith("-00") and telemetry.parse_traceparent(trace) for trace in traces)
+
+
+def test_a_trace_begins_here_at_the_sampling_ratio(configured: None, exporter: InMemorySpanExporter) -> None:
+    telemetry.configure(ProcessSettings(trace_ratio=1.0), "toy", exporter)
+    with telemetry.entry("first", None) as span:
+        assert span is not None
+        with telemetry.span("second"):
+            pass
+    telemetry.flush()
+    second, first = exporter.get_finished_spans()
+    assert first.parent is None
+    assert second.parent is not None
+    assert first.context is not None
+    assert second.parent.span_id == first.context.span_id
+
+
+def test_a_span_of_what_failed_says_so_without_the_text(configured: None, exporter: InMemorySpanExporter) -> None:
+    def fail() -> None:
+        with telemetry.entry("failing", f"00-{'a' * 32}-{'b' * 16}-01"):
+            raise ValueError(PHONE)
+
+    with pytest.raises(ValueError, match=PHONE):
+        fail()
+    telemetry.flush()
+    (span,) = exporter.get_finished_spans()
+    assert not span.status.is_ok
+    assert PHONE not in span.to_json()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "x", "00-" + "0" * 32 + "-" + "b" * 16 + "-01", f"00-{'g' * 32}-{'b' * 16}-01", "--" * 40, f"00-{'a' * 32}-{'b' * 16}"],
+)
+def test_a_trace_header_that_is_none_is_taken_for_none(header: str | None) -> None:
+    assert telemetry.parse_traceparent(header) is None
+
+
+def test_a_collector_that_does_not_answer_does_not_keep_a_process_from_ending(configured: None) -> None:
+    telemetry.configure(ProcessSettings(trace_ratio=1.0, otlp_endpoint="http://10.255.255.1:4318"), "toy")
+    with telemetry.entry("unheard", None):
+        pass
+    telemetry.flush(0.1)
