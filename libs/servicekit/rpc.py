@@ -7,6 +7,7 @@ function gets a transaction in the caller's community; what it returns, its idem
 
 import asyncio
 import hashlib
+import hmac
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -245,36 +246,36 @@ class Method:
 
     async def _answer_outside(self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]) -> bytes:
         call = Call(self._clock(), principal, self._database, self._resources, headers)
-        key = self._key(headers)
+        key = self._key(headers, body)
         if key is None or principal is None or self._database is None:
             return (await self._function(call, request)).SerializeToString()
         # The function commits on its own and is idempotent by itself, so one that a crash interrupted runs again. The key keeps other
         # requests out, and answers a repetition with the same bytes.
         async with self._database.transaction(principal.community_id, principal=principal) as transaction:
-            stored = await self._claim(transaction, key, body)
+            stored = await self._claim(transaction, key)
         if stored is not None:
             return stored
         try:
             response = (await self._function(call, request)).SerializeToString()
         except ServiceError:
             async with self._database.transaction(principal.community_id, principal=principal) as transaction:
-                await transaction.execute(_FREE_KEY, principal.community_id, principal.account_id, key)
+                await transaction.execute(_FREE_KEY, principal.community_id, principal.account_id, key.digest)
             raise
         async with self._database.transaction(principal.community_id, principal=principal) as transaction:
             # Somebody who called at the same time may have stored an answer, or freed the key.
-            stored = await self._claim(transaction, key, body)
+            stored = await self._claim(transaction, key)
             return await self._store(transaction, key, response) if stored is None else stored
 
     async def _answer_in_transaction(self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]) -> bytes:
         database = self._database
         assert database is not None
-        key = self._key(headers)
+        key = self._key(headers, body)
         scope: Scope = "" if principal is None else principal.community_id
         for attempt in range(_ATTEMPTS):
             try:
                 async with database.transaction(scope, principal=principal) as transaction:
                     if key is not None and principal is not None:
-                        stored = await self._claim(transaction, key, body)
+                        stored = await self._claim(transaction, key)
                         if stored is not None:
                             return stored
                     response = (await self._function(transaction, request)).SerializeToString()
@@ -286,7 +287,7 @@ class Method:
                     raise
         raise AssertionError("unreachable")
 
-    def _key(self, headers: Mapping[str, str]) -> str | None:
+    def _key(self, headers: Mapping[str, str], body: bytes) -> "_Key | None":
         key = headers.get("idempotency-key")
         if key is None or self._read:
             return None
@@ -296,20 +297,21 @@ class Method:
                 "Idempotency-Key 格式不正确",
                 "Idempotency-Key must be 1 to 128 printable ASCII characters",
             )
-        return key
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return _Key(digest, hmac.digest(key.encode(), body, "sha256"))
 
-    async def _claim(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
+    async def _claim(self, transaction: Transaction, key: "_Key") -> bytes | None:
         """Takes the key for this transaction; a second caller waits here until the first has committed, and gets its answer."""
-        owner = (transaction.caller.community_id, transaction.caller.account_id, key)
-        if await transaction.execute(_CLAIM_KEY, *owner, self.path, _digest(body)):
+        owner = (transaction.caller.community_id, transaction.caller.account_id, key.digest)
+        if await transaction.execute(_CLAIM_KEY, *owner, self.path, key.request_hash):
             return None
-        return await self._stored(transaction, key, body)
+        return await self._stored(transaction, key)
 
-    async def _stored(self, transaction: Transaction, key: str, body: bytes) -> bytes | None:
-        row = await transaction.fetchrow(_SELECT_KEY, transaction.caller.community_id, transaction.caller.account_id, key)
+    async def _stored(self, transaction: Transaction, key: "_Key") -> bytes | None:
+        row = await transaction.fetchrow(_SELECT_KEY, transaction.caller.community_id, transaction.caller.account_id, key.digest)
         if row is None:
             return None
-        if row["method"] != self.path or row["request_hash"] != _digest(body):
+        if row["method"] != self.path or row["request_hash"] != key.request_hash:
             raise Conflict(
                 "request.idempotency_key_reused",
                 "该 Idempotency-Key 已用于其他请求",
@@ -324,9 +326,9 @@ class Method:
             )
         return response
 
-    async def _store(self, transaction: Transaction, key: str, response: bytes) -> bytes:
+    async def _store(self, transaction: Transaction, key: "_Key", response: bytes) -> bytes:
         """Keeps the answer for repetitions, and returns the one that is kept: the first."""
-        owner = (transaction.caller.community_id, transaction.caller.account_id, key)
+        owner = (transaction.caller.community_id, transaction.caller.account_id, key.digest)
         if self._secret:
             await transaction.execute(_STORE_RESPONSE, *owner, b"")
             return response
@@ -334,8 +336,12 @@ class Method:
         return kept
 
 
-def _digest(body: bytes) -> bytes:
-    return hashlib.sha256(body).digest()
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """An idempotency key as it is stored: hashed, and the request's hash under it, so that neither tells a thief what was asked."""
+
+    digest: str
+    request_hash: bytes
 
 
 def _field(message: Message, path: str) -> str:

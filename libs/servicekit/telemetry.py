@@ -63,12 +63,10 @@ def configure(process: ProcessSettings, name: str, exporter: SpanExporter | None
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LibraryFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryLines()], force=True)
     if exporter is None and process.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -109,14 +107,17 @@ def _headline(error: BaseException) -> str:
     return " ".join([type(error).__name__, *(name for name in names if isinstance(name, str))])
 
 
-class _LibraryFormatter(logging.Formatter):
-    """Lines of libraries, which log in Python's way, in our form."""
+class _LibraryLines(logging.Handler):
+    """What libraries log in Python's way, in our form."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = describe(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False)
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
+            if record.exc_info and record.exc_info[1] is not None:
+                line["exception"] = describe(record.exc_info[1])
+            sys.stderr.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except Exception:
+            self.handleError(record)
 
 
 def _describe_exception(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -201,8 +201,8 @@ def replay(
 ) -> Replay:
     """The sessions that follow from `reads` since an instant, in whichever order reads and sessions are given.
 
-    `known` are the sessions as they are kept: those inside at `since` or later, or just before. `reads` are all of these plates since
-    `SAME_PASSAGE_MAX` before `since`, with the one at hand among them.
+    `reads` are all of these plates since `SAME_PASSAGE_MAX` before `since`, with the one at hand among them. `known` are the sessions as
+    they are kept: those inside at `since` or later, and those of the reads.
     """
     books = _Books(known, since, now, calendar, arrival)
     steps = []
@@ -381,11 +381,12 @@ class _Books:
         return any(due(session, at, self._calendar) == 0 for at in paid_there)
 
     def _stayed(self, read: Read, session: Session) -> bool:
-        """Whether a car that was held is known not to have gone with this read, whatever has become known since."""
-        known = self._known.get(session.session_id)
-        if known is not None and known.state is SessionState.LEFT and known.out_at is not None and known.out_at >= read.passed_at:
-            return True  # It went with another one, as when a guard let it out.
-        return read.reason is Reason.PAYMENT_DUE and self._now > read.passed_at + WAIT_MAX
+        """Whether a car that was held to pay is known not to have gone with this read, whatever has become known since."""
+        if read.reason is not Reason.PAYMENT_DUE or read.session_id != session.session_id:
+            return False
+        known = self._known[session.session_id]
+        went_with_another = known.state is SessionState.LEFT and known.out_at is not None and known.out_at >= read.passed_at
+        return went_with_another or self._now > read.passed_at + WAIT_MAX
 
     def _exit_facts(self, read: Read, match: MatchKind, session: Session | None, arrival: Arrival | None, *, goes: bool) -> ExitFacts:
         facts = None

@@ -153,6 +153,18 @@ WITH record AS MATERIALIZED (
     UNION
     SELECT mate.lookalike FROM permit_plates mine JOIN permit_plates mate USING (permit_id) JOIN permits USING (permit_id)
     WHERE mine.lot_id = $2 AND mine.lookalike = $4 AND permits.valid_until >= $5 - interval '31 days'
+), seen AS MATERIALIZED (
+    SELECT read_id, lane_id, direction, plate, plate_kind, passed_at, reason, counts, opened, went_out AS left, session_id, by_hand,
+           assigned AS is_assigned,
+           (SELECT min(other.passed_at) FROM reads other
+            WHERE other.lane_id = reads.lane_id AND other.passed_at > reads.passed_at AND other.plate <> reads.plate) AS overtaken_at
+    FROM reads
+    WHERE lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND passed_at >= (SELECT at FROM began) - $8::interval
+), wanted AS MATERIALIZED (
+    SELECT session_id FROM sessions
+    WHERE lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND out_at >= (SELECT at FROM began)
+    UNION
+    SELECT session_id FROM seen WHERE session_id IS NOT NULL
 ), around AS MATERIALIZED (
     SELECT session_id, plate, plate_kind, admission, entered_at, state, nullif(out_at, 'infinity') AS out_at, amount_fen, permit_id,
            visitor_pass_id, free_minutes, household_id, tariff_id, document::text AS tariff, abandoned AS is_abandoned, sessions.version,
@@ -161,15 +173,7 @@ WITH record AS MATERIALIZED (
            END AS charge,
            coalesce((SELECT json_agg(json_build_object('at', at, 'amount_fen', movements.amount_fen) ORDER BY at, movement_id)
                FROM movements WHERE movements.session_id = sessions.session_id), '[]') AS movements
-    FROM sessions LEFT JOIN tariffs USING (tariff_id)
-    WHERE sessions.lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND out_at >= (SELECT at FROM began) - $8::interval
-), seen AS (
-    SELECT read_id, lane_id, direction, plate, plate_kind, passed_at, reason, counts, opened, went_out AS left, session_id, by_hand,
-           assigned AS is_assigned,
-           (SELECT min(other.passed_at) FROM reads other
-            WHERE other.lane_id = reads.lane_id AND other.passed_at > reads.passed_at AND other.plate <> reads.plate) AS overtaken_at
-    FROM reads
-    WHERE lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND passed_at >= (SELECT at FROM began) - $8::interval
+    FROM sessions JOIN wanted USING (session_id) LEFT JOIN tariffs USING (tariff_id)
 )
 SELECT json_build_object(
     'since', (SELECT at FROM began),

@@ -3,22 +3,28 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import nats
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
 
-from linli.device.v1.events_pb2 import Reading, ReadingBatch
+from linli.device.v1.events_pb2 import PlateRead, Reading, ReadingBatch
+from linli.parking.v1.events_pb2 import VehicleHeld
+from servicekit.events import envelope, received
+from servicekit.identifiers import new_id
 from tests.ingest.fleet import CAMERA, EDGE_BOX, VIID_CAMERA, Fleet, fleet, push_body
 from tests.ingest.test_viid import NAMED, register, vehicle, vehicles
 from tests.support import Servers
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-ODD = [None, True, 0, -1, 2**63, 10**400, 1e308, "", "0", "\x00", "😀" * 300, "9" * 5000, "20261301000000", [], {}, [[]], {"a": {}}]
+ODD: list[Any] = [None, True, 0, -1, 2**63, 10**400, 1e308, "", "0", "\x00", "😀" * 300, "9" * 5000, "20261301000000", [], {}, [[]], {"a": {}}]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.sampled_from(ODD),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -88,20 +94,34 @@ HEADERS = st.fixed_dictionaries(
 
 @pytest.fixture
 def ask(servers: Servers, tmp_path: Path) -> Iterator[Callable[..., httpx.Response]]:
-    """Sends one request to a running ingest in which every device is known."""
+    """Sends one request to a running ingest in which every device is known, and every car is held at once."""
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()
         town: Fleet = runner.run(stack.enter_async_context(fleet(servers, tmp_path)))
-        runner.run(town.configure_lane(CAMERA, CAMERA, limit_ms=1))
         runner.run(register(town))
+        runner.run(_hold_every_car(town, stack))
 
-        def send(method: str, path: str, device_id: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-            known = {} if "Authorization" in headers or device_id == VIID_CAMERA else {"auth": town.basic(device_id)}
-            raw = {name: value.encode("latin-1") for name, value in {**NAMED, "Content-Type": "application/json", **headers}.items()}
-            return runner.run(town.http.request(method, path, content=body, headers=raw, **known))
+        async def request(method: str, path: str, device_id: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+            raw = {name.encode(): value.encode("latin-1") for name, value in {**NAMED, "Content-Type": "application/json", **headers}.items()}
+            auth = None if "Authorization" in headers or device_id == VIID_CAMERA else town.basic(device_id)
+            return await town.http.request(method, path, content=body, headers=raw, auth=auth)
 
-        yield send
+        yield lambda *arguments: runner.run(request(*arguments))
         runner.run(stack.aclose())
+
+
+async def _hold_every_car(town: Fleet, stack: contextlib.AsyncExitStack) -> None:
+    client = await nats.connect(town.running.nats_url)
+    stack.push_async_callback(client.close)
+
+    async def hold(message: Msg) -> None:
+        read = received(message.headers or {}, message.data, PlateRead).message
+        held = VehicleHeld(lane_id="lane", camera_device_id=read.device_id, record_id=read.record_id, reason="held")
+        event = envelope(held, town.community_id, event_id=str(new_id()), occurred_at=datetime.now(UTC))
+        await client.publish(event.subject, event.body, headers=event.headers("test"))
+
+    await client.subscribe("device.*.plate.>", cb=hold)
+    await client.flush()
 
 
 @pytest.mark.parametrize(("path", "right", "device_id"), CASES, ids=lambda value: value if isinstance(value, str) else "")

@@ -92,12 +92,14 @@ class Lot:
             permit_id=PLATES[plate.text],
             tariff=TARIFF,
         )
+        reads = [read for read in [*others, arriving] if lookalike_key(read.plate) in keys and read.passed_at >= since - SAME_PASSAGE_MAX]
+        linked = {read.session_id for read in reads}
         loaded = {
             session.session_id: session
             for session in self.sessions.values()
-            if lookalike_key(session.plate) in keys and (session.out_at is None or session.out_at >= since - SAME_PASSAGE_MAX)
+            if session.session_id in linked
+            or (lookalike_key(session.plate) in keys and (session.out_at is None or session.out_at >= since))
         }
-        reads = [read for read in [*others, arriving] if lookalike_key(read.plate) in keys and read.passed_at >= since - SAME_PASSAGE_MAX]
         books = replay(loaded.values(), reads, since=since, now=now, calendar=CALENDAR, arrival=arrival)
         for session_id in loaded.keys() - books.sessions.keys():
             del self.sessions[session_id]

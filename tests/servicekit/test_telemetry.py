@@ -3,7 +3,7 @@
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -114,7 +114,7 @@ async def test_nothing_personal_is_logged_of_an_error_of_the_database(
 
 
 @pytest.fixture
-async def relatives(servers: Servers, exporter: InMemorySpanExporter) -> AsyncIterator[list[ReadableSpan]]:
+async def relatives(servers: Servers, exporter: InMemorySpanExporter) -> list[ReadableSpan]:
     """The spans of one sampled call, whose event another handler hears and answers with one more."""
     async with platform(servers, TOY) as running:
         who = principal("toy.say", community_id=COMMUNITY, modules=["toy"])
@@ -123,7 +123,7 @@ async def relatives(servers: Servers, exporter: InMemorySpanExporter) -> AsyncIt
         async with running.transaction("toy", PLATFORM) as tx:
             assert {row["traceparent"][3:35] for row in await tx.fetch("SELECT traceparent FROM outbox")} == {"a" * 32}
     telemetry.flush()
-    yield list(exporter.get_finished_spans())
+    return list(exporter.get_finished_spans())
 
 
 async def test_one_trace_follows_a_call_through_the_outbox_and_the_broker_to_the_handlers_sql(relatives: list[ReadableSpan]) -> None:

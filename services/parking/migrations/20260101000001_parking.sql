@@ -199,7 +199,7 @@ CREATE TABLE sessions (
     CHECK ((state = 'open') = (out_at = 'infinity')),
     CHECK ((charge_id IS NULL) = (charge_fen IS NULL) AND (charge_id IS NULL) = (charge_valid_until IS NULL))
 );
--- What a read is decided on: the sessions of look-alike plates that are inside, or ended a moment ago.
+-- What a read is decided on: the sessions of look-alike plates that are inside.
 CREATE INDEX sessions_inside ON sessions (lot_id, lookalike, out_at);
 -- Nothing is inside twice.
 CREATE UNIQUE INDEX sessions_open ON sessions (lot_id, plate) WHERE state = 'open';

@@ -1,0 +1,443 @@
+"""The whole platform in one process, with communities that have some of everything, made through HTTP and device protocols only.
+
+Making them is a walk over all endpoints: each is called once by somebody who may, as soon as what it names exists. `BUILDERS` say what a
+request needs that its contract does not tell.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+
+from console import catalog
+from console.environment import Secrets
+from console.seed import MODULES, TARIFF
+from console.simulator.cameras import PushCamera
+from infra.sandbox_provider.server import Settings, application
+from infra.sandbox_provider.signatures import Signer
+from servicekit.database import PLATFORM
+from services.identity import operations
+from services.identity.code_senders import newest_code
+from services.identity.store import PLATFORM_COMMUNITY
+from tests.billing.world import MERCHANT, Keys, served
+from tests.platform.endpoints import ENDPOINTS, NAMED, PAGING, Endpoint, Raw, Sent, UnknownId, Values, Words, instant, leaves, to_http
+from tests.support import Platform, Servers, eventually, free_address, platform
+
+PASSWORD = "correct horse battery staple"
+_AT_ONCE = 16
+# What devices change by themselves, whoever looks.
+_RESTLESS = {"online", "last_seen_at"}
+_LONGEST_AGO = timedelta(days=1)
+
+
+@dataclass(slots=True)
+class Town:
+    """The running platform, its operator and its communities."""
+
+    running: Platform
+    url: str
+    client: httpx.AsyncClient
+    codes: Path
+    provider: Signer
+    operator: str = ""
+    communities: list["Community"] = field(default_factory=list)
+    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    async def send(self, sent: Sent, token: str | None = None, **headers: str) -> httpx.Response:
+        """Sends one request; keywords are headers with `_` for `-`."""
+        every = {**sent.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if token:
+            every["authorization"] = f"Bearer {token}"
+        async with self._gate:
+            return await self.client.request(sent.verb, self.url + sent.target, content=sent.content, headers=every)
+
+    async def call(self, name: str, values: Values, token: str | None = None, **headers: str) -> Any:
+        """Calls an endpoint, which must succeed; returns its JSON."""
+        answer = await self.send(to_http(NAMED[name], values), token, **headers)
+        assert answer.is_success, f"{name}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def sign_in(self, community_id: str, phone: str) -> Mapping[str, str]:
+        """The tokens of a phone that signs in by code."""
+        code = await self.send_code(community_id, phone)
+        tokens: Mapping[str, str] = await self.call(
+            "identity.SignInWithCode", {"community_id": community_id, "phone": phone, "code": code}
+        )
+        return tokens
+
+    async def send_code(self, community_id: str, phone: str) -> str:
+        """Asks for a code and reads it as the phone's owner does."""
+        await self.call("identity.RequestCode", {"community_id": community_id, "phone": phone})
+        code = newest_code(self.codes, phone)
+        assert code is not None
+        return code
+
+    async def found(self) -> "Community":
+        """One more community, with its manager, an owner and a guest signed in."""
+        words = Words(len(self.communities))
+        community = Community(self, words, phone=words.phone())
+        self.communities.append(community)
+        founding = {"name": words.text(), "modules": MODULES, "manager_phone": community.phone}
+        values = words.request(NAMED["identity.CreateCommunity"], founding)
+        words.learn(await self.call("identity.CreateCommunity", values, self.operator))
+        tokens = await self.sign_in(community.community_id, community.phone)
+        community.manager = tokens["access_token"]
+        await self.call("identity.SetPassword", {"new_password": PASSWORD}, community.manager)
+        community.guest = (await self.sign_in(community.community_id, words.phone()))["access_token"]
+        return community
+
+    async def founded(self) -> "Community":
+        """One more community that has some of everything."""
+        community = await self.found()
+        await community.furnish()
+        return community
+
+
+@dataclass(slots=True)
+class Community:
+    """One community. `manager`, `owner` and `guest` are access tokens."""
+
+    town: Town
+    words: Words
+    phone: str
+    manager: str = ""
+    owner: str = ""
+    guest: str = ""
+    # A car that is inside and owes, and one whose stay is paid.
+    parked: str = ""
+    # The request that each endpoint was called with, and what it answered.
+    examples: dict[str, Values] = field(default_factory=dict)
+    answers: dict[str, httpx.Response] = field(default_factory=dict)
+    _cameras: dict[str, PushCamera] = field(default_factory=dict)
+
+    @property
+    def community_id(self) -> str:
+        """Its id."""
+        return self.words.ids["community_id"]
+
+    async def do(self, name: str, **given: Any) -> Any:
+        """The manager does something, which must succeed. Returns the answer and remembers its ids."""
+        answer = await self.town.call(name, self.words.request(NAMED[name], given), self.manager)
+        self.words.learn(answer)
+        return answer
+
+    async def prepare(self, endpoint: Endpoint) -> Values:
+        """A right request, and everything that it needs. Raises Underivable, UnknownId."""
+        builder = BUILDERS.get(endpoint.name)
+        return self.words.request(endpoint, {} if builder is None else await builder(self))
+
+    def caller(self, endpoint: Endpoint) -> str:
+        """The token of somebody who may call an endpoint."""
+        permission = endpoint.authority.permission
+        return self.manager if not permission or permission in permissions(self.manager) else self.town.operator
+
+    async def furnish(self) -> None:
+        """Makes some of everything, and calls every endpoint on the way."""
+        for name in ("identity.CreateBuilding", "identity.CreateUnit", "identity.CreateHousehold"):
+            await self.do(name)
+        phone = self.words.phone()
+        await self.do("identity.AddMember", phone=phone)
+        self.owner = (await self.town.sign_in(self.community_id, phone))["access_token"]
+        await self.do("parking.CreateLot", admits_temporary=True)
+        await self.do("parking.CreateArea", capacity=1000)
+        await self.do("parking.PublishTariff", rules=TARIFF, effective_from=instant(datetime.now(UTC) - _LONGEST_AGO))
+        await self._let_cars_in_and_pay()
+        await self._measure()
+        await self.walk()
+        await eventually(self._is_settled, "refunds are paid out and booked")
+
+    async def walk(self) -> None:
+        """Calls every endpoint that was not called yet, each as soon as what it names exists. Those for which it never does stay out."""
+        left = [endpoint for endpoint in ENDPOINTS if endpoint.name not in self.answers]
+        while left:
+            before = len(left)
+            for endpoint in list(left):
+                try:
+                    values = await self.prepare(endpoint)
+                except UnknownId:
+                    continue
+                left.remove(endpoint)
+                await self._try(endpoint, values)
+            if len(left) == before:
+                return
+
+    async def _try(self, endpoint: Endpoint, values: Values) -> None:
+        answer = await self.town.send(to_http(endpoint, values), self.caller(endpoint))
+        self.examples[endpoint.name], self.answers[endpoint.name] = values, answer
+        if answer.is_success and answer.headers.get("content-type") == "application/json" and not endpoint.authority.public:
+            self.words.learn(answer.json())
+
+    async def _let_cars_in_and_pay(self) -> None:
+        for direction in ("ENTRY", "EXIT"):
+            device = await self.new_device("DEVICE_KIND_PLATE_CAMERA")
+            device_id = device["device"]["device_id"]
+            self._cameras[direction] = PushCamera(self.town.client, self.town.running.http_urls["ingest"], device_id, device["secret"])
+            lane = {"direction": f"DIRECTION_{direction}", "camera_device_id": device_id, "gate_device_id": device_id}
+            await self.do("parking.CreateLane", **lane)
+        paid, self.parked = self.words.plate(), self.words.plate()
+        for plate in (paid, self.parked):
+            assert (await self._cameras["ENTRY"].push(plate, datetime.now(UTC))).opened
+            await eventually(lambda plate=plate: self._stays(plate), f"{plate} is inside")  # type: ignore[misc]
+        charge = await self.do("parking.QuoteStay", plate=paid)
+        payment = await self.do("billing.CreatePayment", charge_id=charge["charge_id"])
+        page = await self.town.client.post(payment["pay_url"])
+        assert page.is_success, page.text
+        await eventually(self._is_paid, "the payment succeeds")
+        # The other charge is not paid: it is the one that a payment can be started for.
+        self.words.ids["charge_id"] = (await self.do("parking.QuoteStay", plate=self.parked))["charge_id"]
+
+    async def _stays(self, plate: str) -> Any:
+        return (await self.do("parking.ListSessions", plate=plate))["sessions"]
+
+    async def _is_paid(self) -> bool:
+        payment = await self.do("billing.GetPayment")
+        return bool(payment["state"] == "PAYMENT_STATE_SUCCEEDED")
+
+    async def _is_settled(self) -> bool:
+        refunds = (await self.do("billing.ListRefunds"))["refunds"]
+        back = sum(int(refund["amount_fen"]) for refund in refunds)
+        payment, stay = await self.do("billing.GetPayment"), await self.do("parking.GetSession")
+        booked = int(payment["refunded_fen"]) == back and int(stay["paid_fen"]) == int(payment["amount_fen"]) - back
+        return booked and all(refund["state"] == "REFUND_STATE_SUCCEEDED" for refund in refunds)
+
+    async def _measure(self) -> None:
+        """An edge box measures, and a camera sees a face."""
+        url = self.town.running.http_urls["ingest"]
+        box = await self.new_device("DEVICE_KIND_EDGE_BOX")
+        box_id = box["device"]["device_id"]
+        reading = {"metric": "temperature", "at_us": time.time_ns() // 1000, "value": self.words.number + 0.123456}
+        batch = {"batch_id": "b1", "readings": [reading]}
+        sent = await self.town.client.post(f"{url}/devices/readings", json=batch, auth=httpx.BasicAuth(box_id, box["secret"]))
+        assert sent.is_success, sent.text
+        camera = await self.new_device("DEVICE_KIND_VIID", f"{33010299011190000000 + self.words.number}")
+        camera_id = camera["device"]["device_id"]
+        digest = httpx.DigestAuth(camera_id, camera["secret"])
+        headers = {"user-identify": camera_id, "content-type": "application/VIID+JSON"}
+        source = f"{camera_id}02{datetime.now():%Y%m%d%H%M%S}00001"
+        face = {"FaceID": f"{source}0600001", "InfoKind": 1, "SourceID": source, "DeviceID": camera_id}
+        content = msgspec.json.encode({"FaceListObject": {"FaceObject": [face]}})
+        sent = await self.town.client.post(f"{url}/VIID/Faces", content=content, headers=headers, auth=digest)
+        assert sent.json()["ResponseStatusListObject"]["ResponseStatusObject"][0]["StatusCode"] in (0, "0"), sent.text
+
+        async def is_known() -> bool:
+            points = (await self.do("insights.ReadTelemetry", device_id=box_id, **_the_last_hours()))["points"]
+            objects = (await self.do("insights.ListObservedObjects", device_id=camera_id))["objects"]
+            return bool(points and objects)
+
+        await eventually(is_known, "the readings and the face are known")
+        self.words.ids["device_id"] = camera_id
+        self.examples |= {
+            "insights.ReadTelemetry": {"device_id": box_id, "metric": "temperature", **_the_last_hours()},
+            "insights.ListObservedObjects": {"device_id": camera_id},
+        }
+
+    async def new_device(self, kind: str, device_id: str = "") -> Any:
+        """A device that was just registered, with its secret."""
+        return await self.do("ingest.RegisterDevice", device_id=device_id or f"device-{self.words.text()}", kind=kind)
+
+    async def new_review(self) -> str:
+        """A passage that a person must look at: a car leaves that never came in."""
+        plate = self.words.plate()
+        await self._cameras["EXIT"].push(plate, datetime.now(UTC))
+
+        async def find() -> str | None:
+            reviews = (await self.do("parking.ListReviews", page_size=100))["reviews"]
+            return next((review["review_id"] for review in reviews if review["plate_read"] == plate), None)
+
+        found = await eventually(find, "the review")
+        assert found is not None
+        return found
+
+    async def staff(self, role: str) -> Mapping[str, str]:
+        """The tokens of somebody who was given a role and has signed in."""
+        phone = self.words.phone()
+        await self.do("identity.GrantRole", phone=phone, role=role)
+        return await self.town.sign_in(self.community_id, phone)
+
+    async def listings(self, service: str = "") -> Mapping[str, Any]:
+        """All that the manager can read of the community, or of one service, except what devices change by themselves."""
+        reads = [each for each in ENDPOINTS if each.is_read and not each.authority.public and each.route.service.startswith(service)]
+        answers = await asyncio.gather(*(self._read(endpoint) for endpoint in reads))
+        return dict(zip((endpoint.name for endpoint in reads), answers, strict=True))
+
+    async def _read(self, endpoint: Endpoint) -> Any:
+        paging = {PAGING[0]: 100} if any(each.name == PAGING[0] for each in endpoint.fields) else {}
+        return _rested(await self.town.call(endpoint.name, {**self.examples[endpoint.name], **paging}, self.manager))
+
+    async def secrets_from(self, other: "Community") -> set[str]:
+        """The texts that this community can read and the other cannot: names, ids, plates, instants."""
+        ours, theirs = [await community.listings() for community in (self, other)]
+        return {str(value) for _, value in leaves(dict(ours)) if len(str(value)) > 5} - {str(value) for _, value in leaves(dict(theirs))}
+
+
+def _rested(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        return {name: _rested(value) for name, value in answer.items() if name not in _RESTLESS}
+    return [_rested(value) for value in answer] if isinstance(answer, list) else answer
+
+
+def permissions(token: str) -> set[str]:
+    """What the holder of an access token may do in the whole community."""
+    return set(jwt.decode(token, options={"verify_signature": False})["per"])
+
+
+def _the_last_hours() -> dict[str, str]:
+    now = datetime.now(UTC)
+    return {"from": instant(now - timedelta(hours=2)), "until": instant(now + timedelta(hours=1))}
+
+
+# What only the state of things tells. Each makes what its endpoint uses up, so that a request works as often as it is prepared.
+
+Builder = Callable[[Community], Awaitable[dict[str, Any]]]
+
+
+def _said(**values: Any) -> Builder:
+    async def build(_community: Community) -> dict[str, Any]:
+        return values
+
+    return build
+
+
+def _fresh(maker: str, *names: str, **aliases: str) -> Builder:
+    """What `maker` has just made: its answer's members of these names, or under another name."""
+
+    async def build(community: Community) -> dict[str, Any]:
+        values = await community.prepare(NAMED[maker])
+        answer = await community.town.call(maker, values, community.caller(NAMED[maker]))
+        found = dict(leaves(answer))
+        return {**{name: found[name] for name in names}, **{name: found[theirs] for name, theirs in aliases.items()}}
+
+    return build
+
+
+async def _device(community: Community) -> dict[str, Any]:
+    return {"device_id": (await community.new_device("DEVICE_KIND_PLATE_CAMERA"))["device"]["device_id"]}
+
+
+async def _lane(community: Community) -> dict[str, Any]:
+    device = await _device(community)
+    return {"camera_device_id": device["device_id"], "gate_device_id": device["device_id"]}
+
+
+async def _code(community: Community) -> dict[str, Any]:
+    phone = community.words.phone()
+    return {"phone": phone, "code": await community.town.send_code(community.community_id, phone)}
+
+
+async def _sign_in(community: Community) -> dict[str, Any]:
+    return {"refresh_token": (await community.town.sign_in(community.community_id, community.words.phone()))["refresh_token"]}
+
+
+async def _notification(community: Community) -> dict[str, Any]:
+    """What the provider has said of the payment that succeeded, once more."""
+    payment = await community.do("billing.GetPayment")
+    resource = {
+        "merchant_id": MERCHANT,
+        "out_trade_no": payment["payment_id"].replace("-", ""),
+        "transaction_id": payment["provider_payment_id"],
+        "amount_fen": int(payment["amount_fen"]),
+        "success_time": payment["paid_at"],
+    }
+    body = msgspec.json.encode({"event_type": "TRANSACTION.SUCCESS", "resource": resource})
+    return {"notification": Raw(body, community.town.provider.headers(body, datetime.now(UTC)))}
+
+
+async def _tomorrow(_community: Community) -> dict[str, Any]:
+    return {"rules": TARIFF, "effective_from": instant(datetime.now(UTC) + timedelta(days=1))}
+
+
+async def _name(community: Community) -> dict[str, Any]:
+    return {"name": community.words.text()}
+
+
+async def _password(community: Community) -> dict[str, Any]:
+    return {"phone": community.phone, "password": PASSWORD}
+
+
+async def _parked(community: Community) -> dict[str, Any]:
+    return {"plate": community.parked}
+
+
+async def _new_device_id(community: Community) -> dict[str, Any]:
+    return {"device_id": f"device-{community.words.text()}"}
+
+
+async def _review(community: Community) -> dict[str, Any]:
+    return {"review_id": await community.new_review()}
+
+
+async def _readings(community: Community) -> dict[str, Any]:
+    return dict(community.examples["insights.ReadTelemetry"])
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "billing.ReceiveNotification": _notification,
+    "identity.RefreshTokens": _sign_in,
+    "identity.RemoveMember": _fresh("identity.AddMember", "account_id"),
+    "identity.RemoveVehicle": _fresh("identity.RegisterVehicle", "vehicle_id"),
+    "identity.RevokeRole": _fresh("identity.GrantRole", "role_grant_id"),
+    "identity.SetPassword": _said(current_password=PASSWORD, new_password=PASSWORD),
+    "identity.SignInWithCode": _code,
+    "identity.SignInWithPassword": _password,
+    "identity.SignOut": _sign_in,
+    "identity.UpdateCommunity": _name,
+    "ingest.DisableDevice": _device,
+    "ingest.RegisterDevice": _new_device_id,
+    "ingest.RotateSecret": _device,
+    "insights.ReadTelemetry": _readings,
+    "parking.CreateLane": _lane,
+    "parking.IssuePermit": _fresh("parking.CreateSpace", "space_id"),
+    "parking.PublishTariff": _tomorrow,
+    "parking.QuoteStay": _parked,
+    "parking.RemoveDenial": _fresh("parking.DenyPlate", "denial_id"),
+    "parking.ResolveReview": _review,
+    "parking.RevokePermit": _fresh("parking.IssuePermit", "permit_id"),
+    "parking.RevokeVisitorPass": _fresh("parking.CreateVisitorPass", "visitor_pass_id"),
+}
+
+
+@asynccontextmanager
+async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
+    """All services in this process, the sandbox provider beside them, and an operator who is signed in."""
+    keys, secrets, gateway, provider = Keys(), Secrets(folder), free_address(), free_address()
+    sandbox = Settings(key=f"p1:{keys.provider[0]}", merchant_keys=f"m1:{keys.merchant[1]}", merchant_id=MERCHANT)
+    settings = {
+        **keys.of_billing(),
+        "LINLI_BILLING_SANDBOX_URL": f"http://{provider}",
+        "LINLI_BILLING_NOTIFICATION_URL_BASE": f"http://{gateway}",
+        "LINLI_GATEWAY_HTTP_ADDRESS": gateway,
+        "LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0",
+        "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0",
+        "LINLI_IDENTITY_DATA_KEYS": f"k1:{secrets.key('data')}",
+        "LINLI_IDENTITY_INDEX_KEY": secrets.key("index"),
+        "LINLI_IDENTITY_CODE_SENDER": "development",
+        "LINLI_IDENTITY_CODE_FILE": str(folder / "codes"),
+        **{f"LINLI_IDENTITY_{limit}": "100000" for limit in _LIMITS},
+        "LINLI_INGEST_CREDENTIALS_KEY": secrets.key("credentials"),
+        "LINLI_INGEST_GATE_PUBLIC_KEY": secrets.public_key("gate"),
+        "LINLI_INGEST_IMAGES_URL": str(folder / "images"),
+        "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
+        "LINLI_PARKING_VISITOR_PASSES_MAX": "1000",
+    }
+    async with (
+        served(application(sandbox, folder / "provider.sqlite", retry_delays_s=(0.1,) * 20), provider),
+        httpx.AsyncClient(trust_env=False, timeout=20, limits=httpx.Limits(max_connections=_AT_ONCE)) as client,
+        platform(servers, *catalog.find(["all"]), settings=settings) as running,
+    ):
+        made = Town(running, f"http://{gateway}", client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
+        async with running.transaction("identity", PLATFORM) as tx:
+            await operations.bootstrap_operator(tx, "13900000000", "Operator", PASSWORD)
+        operator = {"community_id": str(PLATFORM_COMMUNITY), "phone": "13900000000", "password": PASSWORD}
+        made.operator = (await made.call("identity.SignInWithPassword", operator))["access_token"]
+        yield made
+
+
+_LIMITS = ("CODES_PER_ADDRESS_HOUR", "CODES_PER_COMMUNITY_HOUR", "SIGN_INS_PER_ADDRESS_HOUR")
