@@ -377,10 +377,13 @@ async def platform(
 
 
 async def _watch(client: Any, running: Platform) -> None:
+    known: set[str] = set()
+
     async def keep(message: Msg) -> None:
         headers = message.headers or {}
         name = headers.get("ce-type")
-        if name:
+        if name and headers.get("ce-id") not in known:  # What is published again is the same event.
+            known.add(headers.get("ce-id", ""))
             kind = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
             running.seen.setdefault(name, []).append(received(headers, message.data, kind))
 

@@ -37,6 +37,8 @@ _MARK_SENT = """
 UPDATE outbox SET sent_at = now() FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried
 WHERE event_id = ANY($1::uuid[]) AND sent_at IS NULL
 """
+# What has waited for longer than any event that is on its way.
+_SELECT_LATE = "SELECT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL AND created_at < now() - interval '1 second')"
 _COUNT_UNSENT = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
 _REPLAY = "UPDATE outbox SET sent_at = NULL WHERE created_at >= $1 AND sent_at IS NOT NULL"
 _PRUNE_OUTBOX = "DELETE FROM outbox WHERE created_at < now() - $1::interval AND sent_at IS NOT NULL"
@@ -52,7 +54,9 @@ class Relay:
         self._publisher = publisher
         self._woken = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
-        self._sent: list[str] = []
+        # Events that have left from memory and are not marked yet. While the relay compares them with the table nobody marks.
+        self._unmarked: set[str] = set()
+        self._comparing = asyncio.Lock()
         self._marking: asyncio.Task[None] | None = None
         database.on_events = self._committed
 
@@ -70,7 +74,7 @@ class Relay:
 
     async def _leave(self, events: Sequence[Envelope]) -> None:
         sent = await self._publish_in_order(events)
-        self._sent += sent
+        self._unmarked |= set(sent)
         if self._marking is None and sent:
             self._marking = asyncio.create_task(self._mark())
         if len(sent) < len(events):
@@ -79,10 +83,14 @@ class Relay:
     async def _mark(self) -> None:
         """Marks what has left, all that there is at once; what it cannot mark is published again."""
         try:
-            while self._sent:
-                sent, self._sent = self._sent, []
-                async with self._database.transaction(PLATFORM) as transaction:
-                    await transaction.execute(_MARK_SENT, sent)
+            while self._unmarked:
+                async with self._comparing:
+                    sent = list(self._unmarked)
+                    try:
+                        async with self._database.transaction(PLATFORM) as transaction:
+                            await transaction.execute(_MARK_SENT, sent)
+                    finally:
+                        self._unmarked.difference_update(sent)
         except Exception as error:
             telemetry.log.warning("outbox_not_marked", service=self._database.service, error=telemetry.describe(error))
         finally:
@@ -97,9 +105,10 @@ class Relay:
                     await self._woken.wait()
             except TimeoutError:
                 pass
+            is_woken = self._woken.is_set()
             self._woken.clear()
             # While the broker is away there is nothing to do, and no turn to keep from another process that may reach it.
-            if self._publisher.is_connected and not await self._send_all():
+            if self._publisher.is_connected and not await self._send_all(only_late=not is_woken):
                 await asyncio.sleep(_PAUSE_S)
 
     async def flush(self, within_s: float = 20.0) -> None:
@@ -113,9 +122,11 @@ class Relay:
         except TimeoutError:
             telemetry.log.warning("outbox_not_flushed", service=self._database.service)
 
-    async def _send_all(self) -> bool:
+    async def _send_all(self, *, only_late: bool = False) -> bool:
         """Sends batches until nothing waits; says whether it came to that."""
         try:
+            if only_late and not await self._is_anything_late():
+                return True
             while (sent := await self.send_batch()) == _BATCH:
                 pass
         except Exception as error:
@@ -123,15 +134,23 @@ class Relay:
             return False
         return sent >= 0
 
+    async def _is_anything_late(self) -> bool:
+        async with self._database.transaction(PLATFORM) as transaction:
+            return bool(await transaction.fetchval(_SELECT_LATE))
+
     async def send_batch(self) -> int:
         """Publishes what waits, up to a limit. Returns how many events it sent, or -1 when the broker did not take them all.
 
         The broker is called inside this one transaction, which keeps the turn and locks no row that anybody else waits for.
         """
-        async with self._database.transaction(PLATFORM) as transaction:
+        async with self._comparing, self._database.transaction(PLATFORM) as transaction:
             await transaction.execute(_TAKE_TURN)
             rows = await transaction.fetch(_SELECT_UNSENT, _BATCH)
-            sent = await self._publish_in_order([_envelope(row) for row in rows])
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+            events = [_envelope(row) for row in rows]
+            sent = [event.event_id for event in events if event.event_id in self._unmarked]
+            sent += await self._publish_in_order([event for event in events if event.event_id not in self._unmarked])
             if sent:
                 await transaction.execute(_MARK_SENT, sent)
         if len(sent) < len(rows):

@@ -3,13 +3,12 @@
 from uuid import UUID
 
 from linli.billing.v1.events_pb2 import ChargeRaised
-from linli.identity.v1.events_pb2 import CommunityChanged
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid
 from servicekit.events import Received
 from servicekit.identifiers import parse_id
-from servicekit.times import to_datetime, zone
-from services.billing import operations, store
+from servicekit.times import to_datetime
+from services.billing import operations
 from services.billing.charges import AMOUNT_MAX_FEN, Charge, ChargeState
 
 
@@ -33,12 +32,6 @@ async def raise_charge_on_charge_raised(tx: Transaction, event: Received[ChargeR
     if "\0" in charge.origin + charge.origin_id + charge.text_zh + charge.text_en:
         raise _malformed("text_zh", "must hold no NUL")
     await operations.raise_charge(tx, charge)
-
-
-async def remember_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
-    """A community's days are those of its time zone."""
-    zone(event.message.time_zone)
-    await store.save_community(tx, event.message.time_zone, event.version)
 
 
 def _id(text: str, field: str) -> UUID:

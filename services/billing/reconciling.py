@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 
 from servicekit import telemetry
+from servicekit.communities import Community, find_time_zone, list_communities
 from servicekit.database import PLATFORM
 from servicekit.errors import Conflict, Invalid, ServiceError
 from servicekit.identifiers import new_id, parse_id
 from servicekit.rpc import Call
-from servicekit.times import zone
 from services.billing import collection, operations, store
 from services.billing.incidents import Incident
 from services.billing.payments import Outcome
 from services.billing.providers import Provider, Providers, RefundStatus, Taking
 from services.billing.reconciliation import DifferenceKind, Entry, EntryKind, Finding, Reconciliation, bounds, compare, days_between
 
-_TIME_ZONE = "Asia/Shanghai"
 # Night is over, and what the day's last payments still had to do is done.
 _FROM = time(3)
 # Days that the timer makes up for after a standstill.
@@ -36,8 +35,8 @@ async def reconcile(call: Call, community_id: uuid.UUID, provider: Provider, day
     """Compares one day of a community, by its own calendar, and keeps the result. Raises Conflict before the day has ended, and Unavailable
     while the provider has no file of it. `files` keeps what is fetched for further communities."""
     async with call.transaction(community_id) as tx:
-        known = await store.communities(tx)
-    start, end = bounds(day, zone(known[0].time_zone if known else _TIME_ZONE))
+        time_zone = await find_time_zone(tx)
+    start, end = bounds(day, time_zone)
     if call.now < end:
         raise Conflict("billing.day_not_ended", "该日尚未结束，不能对账", "The day has not ended, so it cannot be reconciled yet")
     books = await _books(call, community_id, provider, start, end, {} if files is None else files)
@@ -59,7 +58,7 @@ async def reconcile(call: Call, community_id: uuid.UUID, provider: Provider, day
 async def reconcile_yesterdays(call: Call) -> None:
     """Reconciles every community's last days, by their own calendars, that are not reconciled yet."""
     async with call.transaction(PLATFORM) as tx:
-        communities = await store.communities(tx)
+        communities = await list_communities(tx)
     files: _Files = {}
     for community in communities:
         for provider in call.resource(Providers).by_name.values():
@@ -69,8 +68,8 @@ async def reconcile_yesterdays(call: Call) -> None:
                 telemetry.log.warning("not_reconciled", community_id=str(community.community_id), error=str(error))
 
 
-async def _reconcile_last_days(call: Call, community: store.Community, provider: Provider, files: _Files) -> None:
-    local = call.now.astimezone(zone(community.time_zone))
+async def _reconcile_last_days(call: Call, community: Community, provider: Provider, files: _Files) -> None:
+    local = call.now.astimezone(community.time_zone)
     if local.time() < _FROM:
         return
     first = community.known_since.astimezone(local.tzinfo).date()

@@ -9,8 +9,8 @@ import msgspec
 
 from linli.billing.v1 import billing_pb2
 from linli.billing.v1.events_pb2 import ChargeRaised, PaymentRefunded, PaymentSucceeded
-from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.notification.v1.events_pb2 import Notified
+from servicekit import communities
 from servicekit.messaging import on
 from servicekit.service import Running, Service, contract, every_outside
 from services.billing import collection, reactions, reconciling, rpc, sandbox
@@ -61,7 +61,7 @@ SERVICE = Service(
     publishes=[PaymentSucceeded, PaymentRefunded, Notified],
     consumes=[
         on(ChargeRaised, reactions.raise_charge_on_charge_raised),
-        on(CommunityChanged, reactions.remember_time_zone_on_community_changed),
+        communities.FOLLOWED,
     ],
     jobs=[
         every_outside(seconds=1, run=collection.recover_payments),

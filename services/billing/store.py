@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import asyncpg
@@ -19,35 +18,6 @@ from services.billing.reconciliation import Difference, EntryKind, OurEntry, Rec
 _PATIENCE_MIN = timedelta(seconds=2)
 _PATIENCE_MAX = timedelta(minutes=1)
 _PATIENCE_OLD = timedelta(hours=1)
-
-_UPSERT_COMMUNITY = """
-INSERT INTO communities (community_id, time_zone, version, known_since) VALUES ($1, $2, $3, $4)
-ON CONFLICT (community_id) DO UPDATE SET time_zone = excluded.time_zone, version = excluded.version
-WHERE communities.version <= excluded.version
-"""
-
-
-async def save_community(tx: Transaction, time_zone: str, version: int) -> None:
-    """Remembers a community's time zone, unless a newer event has said it."""
-    await tx.execute(_UPSERT_COMMUNITY, tx.community_id, time_zone, version, tx.now)
-
-
-@dataclass(frozen=True, slots=True)
-class Community:
-    """What billing knows of a community."""
-
-    community_id: uuid.UUID
-    time_zone: str
-    known_since: datetime
-
-
-_SELECT_COMMUNITIES = "SELECT community_id, time_zone, known_since FROM communities ORDER BY community_id"
-
-
-async def communities(tx: Transaction) -> list[Community]:
-    """All communities in the transaction's scope."""
-    return [Community(row["community_id"], row["time_zone"], row["known_since"]) for row in await tx.fetch(_SELECT_COMMUNITIES)]
-
 
 _LOCK_IDS = "SELECT pg_advisory_xact_lock(hashtextextended('billing.charge ' || id, 0)) FROM unnest($1::text[]) AS id"
 

@@ -5,10 +5,10 @@ Nothing is dropped silently: a batch with a reading that cannot be right is refu
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -19,12 +19,13 @@ from servicekit.identifiers import derived_id
 from services.ingest import device_http
 from services.ingest.device_http import Answer, Request, Route, TooLarge, UnsupportedMedia, json_answer, malformed
 from services.ingest.devices import Kind, KnownDevice
-from services.ingest.intake import CHALLENGE, EDGE_BOX_LIMIT, Intake, refused
+from services.ingest.intake import CHALLENGE, EDGE_BOX_LIMIT, Intake, refused, within
 
 PATH = "/devices/readings"
 BODY_BYTES_MAX = 1024 * 1024
 UNPACKED_BYTES_MAX = 4 * 1024 * 1024
 READINGS_MAX = 10_000
+_PUBLISH_S = 2.0
 # A clock that is further ahead than this is wrong, and what is older than this has no partition to go to.
 _AHEAD_MAX_US = 5 * 60 * 1_000_000
 _AGE_MAX_US = 30 * 24 * 3600 * 1_000_000
@@ -75,14 +76,13 @@ async def _receive(intake: Intake, request: Request) -> Answer:
         if media not in _JSON and media not in _PROTOBUF:
             raise UnsupportedMedia("ingest.media_type", "请使用 JSON 或 protobuf", "Send application/json or application/x-protobuf")
         body = await request.body(BODY_BYTES_MAX, unpacked_bytes_max=UNPACKED_BYTES_MAX)
-        batch = _from_json(body) if media in _JSON else _from_protobuf(body)
-        _check(batch, known, int(intake.clock().timestamp() * 1_000_000))
-        batch.device_id = known.device_id
-        await intake.publish(known, derived_id("readings", known.device_id, batch.batch_id), batch)
+        now_us = int(intake.clock().timestamp() * 1_000_000)
+        batch = _from_json(body, known, now_us) if media in _JSON else _from_protobuf(body, known, now_us)
+        await within(_PUBLISH_S, intake.publish(known, derived_id("readings", known.device_id, batch.batch_id), batch))
         return json_answer({"batch_id": batch.batch_id, "accepted": len(batch.readings)})
 
 
-def _from_json(body: bytes) -> ReadingBatch:
+def _from_json(body: bytes, known: KnownDevice, now_us: int) -> ReadingBatch:
     try:
         given = _decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -90,31 +90,28 @@ def _from_json(body: bytes) -> ReadingBatch:
         raise _invalid(path.rstrip("`").lstrip("."), reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise malformed() from None
-    _check_size(len(given.readings))
-    try:
-        readings = [Reading(metric=r.metric, at_us=r.at_us, value=r.value, sequence=r.sequence) for r in given.readings]
-        return ReadingBatch(device_id=given.device_id, batch_id=given.batch_id, readings=readings)
-    except (ValueError, UnicodeError):  # Text that is no text.
-        raise malformed() from None
+    _check(given, known, now_us)
+    batch = ReadingBatch(device_id=known.device_id, batch_id=given.batch_id)
+    add = batch.readings.add
+    for each in given.readings:  # One by one is what protobuf is fastest at.
+        reading = add()
+        reading.metric, reading.at_us, reading.value, reading.sequence = each.metric, each.at_us, each.value, each.sequence
+    return batch
 
 
-def _from_protobuf(body: bytes) -> ReadingBatch:
+def _from_protobuf(body: bytes, known: KnownDevice, now_us: int) -> ReadingBatch:
     try:
         batch = ReadingBatch.FromString(body)
     except DecodeError:
         raise malformed() from None
-    _check_size(len(batch.readings))
+    _check(batch, known, now_us)
     batch.DiscardUnknownFields()
+    batch.device_id = known.device_id
     return batch
 
 
-def _check_size(count: int) -> None:
-    if count > READINGS_MAX:
-        raise TooLarge("ingest.too_many_readings", f"一批最多 {READINGS_MAX} 条读数", f"A batch holds at most {READINGS_MAX} readings")
-
-
-def _check(batch: ReadingBatch, known: KnownDevice, now_us: int) -> None:
-    """Raises Invalid, naming the reading, or Unauthenticated when the batch is another device's."""
+def _check(batch: _Batch | ReadingBatch, known: KnownDevice, now_us: int) -> None:
+    """Raises TooLarge, Invalid, naming the reading, or Unauthenticated when the batch is another device's."""
     if batch.device_id not in ("", known.device_id):
         raise refused()
     if not _BATCH_ID.fullmatch(batch.batch_id):
@@ -122,6 +119,8 @@ def _check(batch: ReadingBatch, known: KnownDevice, now_us: int) -> None:
     readings = batch.readings
     if not readings:
         raise _invalid("readings", "must hold at least one reading")
+    if len(readings) > READINGS_MAX:
+        raise TooLarge("ingest.too_many_readings", f"一批最多 {READINGS_MAX} 条读数", f"A batch holds at most {READINGS_MAX} readings")
     least, most = now_us - _AGE_MAX_US, now_us + _AHEAD_MAX_US
     times = [reading.at_us for reading in readings]
     metrics = {reading.metric for reading in readings}
@@ -133,7 +132,7 @@ def _check(batch: ReadingBatch, known: KnownDevice, now_us: int) -> None:
         _well_formed.update(metrics)
 
 
-def _check_each(readings: Sequence[Any], least: int, most: int) -> None:
+def _check_each(readings: Iterable[_Reading | Reading], least: int, most: int) -> None:
     for index, reading in enumerate(readings):
         if not _METRIC.fullmatch(reading.metric):
             raise _invalid(f"readings[{index}].metric", "must be a small letter, then small letters, digits or _, at most 64")

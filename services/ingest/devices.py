@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from zoneinfo import ZoneInfo
 
+from servicekit.communities import zone_of
+
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-DEFAULT_ZONE = ZoneInfo("Asia/Shanghai")
 # A device says that it is alive about every 90 s; when three of these are missing it is offline.
 SILENCE_MAX = timedelta(seconds=3 * 90)
 # GB 50396 asks for an answer within two seconds.
@@ -68,4 +69,4 @@ class KnownDevice:
     @property
     def zone(self) -> ZoneInfo:
         """Where times without a zone are from."""
-        return ZoneInfo(self.time_zone) if self.time_zone else DEFAULT_ZONE
+        return zone_of(self.time_zone)

@@ -18,6 +18,7 @@ from servicekit.clock import Clock
 from servicekit.messaging import Publisher
 from services.ingest.commands import GateKeys, OpenCommand
 from services.ingest.devices import Kind
+from services.ingest.intake import Background
 from services.ingest.registry import Registry
 
 _AGAIN_S = 1.0
@@ -35,6 +36,7 @@ class Gates:
         self._publisher = publisher
         self._clock = clock
         self._waiting: dict[tuple[str, str], asyncio.Event] = {}
+        self._sending = Background()
 
     async def command_for(self, community_id: object, gate_device_id: str, signed: SignedCommand) -> OpenCommand | None:
         """The command, if it is for this gate and the gate is one on MQTT of this community. What is not, or comes late, is counted.
@@ -56,8 +58,15 @@ class Gates:
             return None
         return command
 
-    async def send(self, command: OpenCommand, signed: SignedCommand) -> None:
-        """Sends a command until its gate answers or it expires."""
+    def send(self, command: OpenCommand, signed: SignedCommand) -> None:
+        """Sends a command until its gate answers or it expires; nobody waits for that, least of all the lane's next command."""
+        self._sending.start(self._send(command, signed))
+
+    async def close(self) -> None:
+        """Sends no more."""
+        await self._sending.stop(0)
+
+    async def _send(self, command: OpenCommand, signed: SignedCommand) -> None:
         if len(self._waiting) >= _WAITING_MAX:
             DROPPED.labels("too_many").inc()
             return

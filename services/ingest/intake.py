@@ -5,7 +5,6 @@ What a protocol says is in its own module, `plate_push`, `viid` or `batches`.
 
 import asyncio
 import base64
-import binascii
 import uuid
 from collections.abc import Awaitable, Collection
 from contextlib import AbstractContextManager
@@ -145,7 +144,7 @@ def basic(header: str) -> tuple[str, str]:
         raise refused()
     try:
         device_id, separator, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # Neither base64 nor ASCII nor UTF-8.
         raise refused() from None
     if not separator:
         raise refused()

@@ -5,20 +5,17 @@ import secrets
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from linli.device.v1.events_pb2 import DeviceChanged, GateAcknowledged
-from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit import telemetry
 from servicekit.database import Transaction
 from servicekit.errors import ServiceError
 from servicekit.events import EventType, Received, event_type, received
-from servicekit.identifiers import parse_id
 from servicekit.rpc import Call
 from servicekit.service import Running
 from services.ingest import store
@@ -26,7 +23,6 @@ from services.ingest.commands import OpenCommand
 from services.ingest.decisions import Decision, Decisions
 from services.ingest.devices import DECISION_LIMIT_MS, Lane
 from services.ingest.gates import Gates
-from services.ingest.intake import Background
 from services.ingest.registry import Registry
 
 # No command lives longer, so no older decision opens anything.
@@ -70,8 +66,7 @@ async def send_command_on_gate_open_requested(call: Call, event: Received[GateOp
     gates = call.resource(Gates)
     command = await gates.command_for(event.community_id, message.gate_device_id, message.command)
     if command is not None:
-        # The lane's next command must not wait for this one's answer.
-        call.resource(Background).start(gates.send(command, message.command))
+        gates.send(command, message.command)
 
 
 async def stop_sending_on_gate_acknowledged(call: Call, event: Received[GateAcknowledged]) -> None:
@@ -90,17 +85,6 @@ async def keep_lane_on_lane_configured(tx: Transaction, event: Received[LaneConf
     limit_ms = message.decision_limit_ms if 0 < message.decision_limit_ms <= DECISION_LIMIT_MS else DECISION_LIMIT_MS
     lane = Lane(message.lane_id, message.gate_device_id, limit_ms, message.opens_offline)
     await store.upsert_lane(tx, message.camera_device_id, lane, event.version)
-
-
-async def keep_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
-    """Keeps where the local times of a community's devices are from."""
-    community_id = parse_id(event.message.community_id)
-    try:
-        ZoneInfo(event.message.time_zone)
-    except (ValueError, OSError):
-        return
-    if community_id == event.community_id:
-        await store.upsert_community(tx, event.community_id, event.message.time_zone, event.version)
 
 
 async def recall_decisions(running: Running) -> None:

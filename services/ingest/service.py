@@ -21,9 +21,9 @@ from linli.device.v1.events_pb2 import (
     PlateRead,
     ReadingBatch,
 )
-from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.ingest.v1 import ingest_pb2
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
+from servicekit import communities
 from servicekit.config import SettingsError
 from servicekit.events import event_type
 from servicekit.messaging import listen, on, on_outside
@@ -90,10 +90,11 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
         await MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed)).start()
     hearing = asyncio.create_task(DeviceMessages(intake, running.nats, running.process.stream_replicas).run())
     try:
-        yield [intake, devices, gates, intake.vault, intake.decisions, intake.background]
+        yield [intake, devices, gates, intake.vault, intake.decisions]
     finally:
         hearing.cancel()
         await asyncio.gather(hearing, return_exceptions=True)
+        await gates.close()
         await intake.background.stop(_DRAIN_S)
         await devices.write_contacts()
 
@@ -158,7 +159,7 @@ SERVICE = Service(
         listen(GateAcknowledged, reactions.stop_sending_on_gate_acknowledged),
         listen(DeviceChanged, reactions.forget_device_on_device_changed),
         on(LaneConfigured, reactions.keep_lane_on_lane_configured),
-        on(CommunityChanged, reactions.keep_time_zone_on_community_changed),
+        communities.FOLLOWED,
     ],
     jobs=[
         every(seconds=5, run=operations.tell_who_came_and_went),

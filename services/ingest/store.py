@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from uuid import UUID
 
 import asyncpg
 
@@ -89,7 +88,7 @@ SELECT_KNOWN_DEVICE = """
 SELECT d.device_id, d.community_id, d.kind, d.disabled, d.secret_hash, d.sealed_digest_key, d.registered_address, d.last_seen_at,
     c.time_zone, l.lane_id, l.gate_device_id, l.decision_limit_ms, l.opens_offline
 FROM devices d
-LEFT JOIN communities c ON c.community_id = d.community_id
+LEFT JOIN known_communities c ON c.community_id = d.community_id
 LEFT JOIN LATERAL (
     SELECT lane_id, gate_device_id, decision_limit_ms, opens_offline FROM lanes
     WHERE camera_device_id = d.device_id AND community_id = d.community_id ORDER BY lane_id DESC LIMIT 1
@@ -203,15 +202,3 @@ async def upsert_lane(tx: Transaction, camera_device_id: str, lane: Lane, versio
         lane.opens_offline,
         version,
     )
-
-
-UPSERT_COMMUNITY = """
-INSERT INTO communities (community_id, time_zone, version) VALUES ($1, $2, $3)
-ON CONFLICT (community_id) DO UPDATE SET time_zone = EXCLUDED.time_zone, version = EXCLUDED.version
-WHERE communities.version <= EXCLUDED.version
-"""
-
-
-async def upsert_community(tx: Transaction, community_id: UUID, time_zone: str, version: int) -> None:
-    """Keeps a community's time zone, unless a newer one is known."""
-    await tx.execute(UPSERT_COMMUNITY, community_id, time_zone, version)

@@ -13,19 +13,20 @@ from typing import Any
 
 from linli.device.v1.events_pb2 import ObjectObserved, PlateRead
 from servicekit import telemetry
+from servicekit.communities import DEFAULT_ZONE
 from servicekit.errors import Exhausted, NotFound, ServiceError, Unauthenticated, Unavailable
 from servicekit.identifiers import derived_id
 from services.ingest import device_http, digest, loose, store, viid_records
 from services.ingest.credentials import SealBrokenError
 from services.ingest.device_http import Answer, Handler, MethodNotAllowed, Request, Route, TooLarge, UnsupportedMedia, json_answer
-from services.ingest.devices import DEFAULT_ZONE, Kind, KnownDevice
+from services.ingest.devices import Kind, KnownDevice
 from services.ingest.intake import CAMERA_LIMIT, Intake, refused, within
 from services.ingest.viid_records import FACE, MOTOR_VEHICLE, NON_MOTOR_VEHICLE, NOTIFICATION, PERSON, Record, RecordKind
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
 _SMALL_BYTES_MAX = 64 * 1024
 # Devices give up after five seconds.
-_PUBLISH_S = 3.0
+_PUBLISH_S = 2.0
 _PICTURE_S = 1.0
 _MEDIA = (b"", b"application/viid+json", b"application/json", b"application/*+json")
 

@@ -9,7 +9,8 @@ from datetime import time as time_of_day
 
 import prometheus_client
 
-from servicekit import telemetry, times
+from servicekit import telemetry
+from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.errors import Invalid
 from services.insights import steps, store
@@ -24,7 +25,6 @@ _ANSWER_READINGS_MAX = 2_000_000
 _OBJECTS_FORGOTTEN_AT_ONCE = 20_000
 _DAYS_AHEAD = 2
 # Until identity has told a community's own.
-_TIME_ZONE = "Asia/Shanghai"
 _DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BATCH_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -96,7 +96,7 @@ async def read_telemetry(tx: Transaction, device_id: str, metric: str, since: da
         return points
     beginnings = None
     if step_s == steps.DAY_S:
-        beginnings = steps.midnights(from_us, until_us, times.zone(await store.select_time_zone(tx) or _TIME_ZONE))
+        beginnings = steps.midnights(from_us, until_us, await find_time_zone(tx))
     return await store.select_steps(tx, asked, step_s * steps.SECOND_US, beginnings)
 
 
@@ -120,12 +120,6 @@ async def keep_object(tx: Transaction, seen: ObservedObject) -> None:
 async def list_objects(tx: Transaction, device_id: str, after: tuple[datetime, str] | None, limit: int) -> list[ListedObject]:
     """A device's objects, newest first, after a cursor of (occurred_at, record_id)."""
     return await store.select_objects(tx, device_id, after, limit)
-
-
-async def set_time_zone(tx: Transaction, time_zone: str, version: int) -> None:
-    """Notes where the community's days begin. Raises Invalid for a zone that does not exist."""
-    times.zone(time_zone)
-    await store.upsert_time_zone(tx, time_zone, version)
 
 
 async def create_days_ahead(tx: Transaction) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from linli.device.v1.events_pb2 import ObjectObserved, ReadingBatch
-from linli.identity.v1.events_pb2 import CommunityChanged
 from servicekit.database import Transaction
 from servicekit.events import Received
 from servicekit.times import to_datetime
@@ -36,8 +35,3 @@ async def keep_object_on_observation(tx: Transaction, event: Received[ObjectObse
             record_json=seen.record_json,
         ),
     )
-
-
-async def follow_time_zone_on_community_change(tx: Transaction, event: Received[CommunityChanged]) -> None:
-    """The community's days begin at its own midnight."""
-    await operations.set_time_zone(tx, event.message.time_zone, event.version)

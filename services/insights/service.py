@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 
 from linli.device.v1.events_pb2 import ObjectObserved, ReadingBatch
-from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.insights.v1 import insights_pb2
+from servicekit import communities
 from servicekit.messaging import on, on_batch
 from servicekit.service import Running, Service, contract, every
 from services.insights import operations, reactions, rpc
@@ -36,7 +36,7 @@ SERVICE = Service(
     consumes=[
         on_batch(ReadingBatch, reactions.write_readings_on_batch),
         on(ObjectObserved, reactions.keep_object_on_observation),
-        on(CommunityChanged, reactions.follow_time_zone_on_community_change),
+        communities.FOLLOWED,
     ],
     jobs=[
         every(minutes=30, run=operations.create_days_ahead),

@@ -219,23 +219,3 @@ WHERE ctid = ANY (ARRAY (SELECT ctid FROM observed_objects WHERE received_at < $
 async def delete_objects_before(tx: Transaction, first_kept: datetime, limit: int) -> int:
     """Deletes at most `limit` objects that were received before, and says how many."""
     return await tx.execute(DELETE_OBJECTS_BEFORE, first_kept, limit)
-
-
-UPSERT_TIME_ZONE = """
-INSERT INTO communities AS known (community_id, time_zone, version) VALUES ($1, $2, $3)
-ON CONFLICT (community_id) DO UPDATE SET time_zone = excluded.time_zone, version = excluded.version WHERE known.version < excluded.version
-"""
-
-
-async def upsert_time_zone(tx: Transaction, time_zone: str, version: int) -> None:
-    """Notes the community's time zone unless a newer version is known."""
-    await tx.execute(UPSERT_TIME_ZONE, tx.community_id, time_zone, version)
-
-
-SELECT_TIME_ZONE = "SELECT time_zone FROM communities WHERE community_id = $1"
-
-
-async def select_time_zone(tx: Transaction) -> str | None:
-    """The community's time zone; None when identity has not told it yet."""
-    time_zone: str | None = await tx.fetchval(SELECT_TIME_ZONE, tx.community_id)
-    return time_zone

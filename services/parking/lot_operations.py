@@ -8,14 +8,14 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from linli.parking.v1.events_pb2 import LaneConfigured
-from servicekit import times
+from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
 from services.parking import lot_store, record_store, store
 from services.parking.lanes import Direction
 from services.parking.lot_store import Area, Lane, Lot, Space, TariffVersion
-from services.parking.operations import TIME_ZONE, Abandonment
+from services.parking.operations import Abandonment
 from services.parking.record_store import Day
 from services.parking.tariff_document import Problem, ProblemCode, TariffInvalid, read_tariff
 
@@ -165,7 +165,7 @@ async def get_occupancy(tx: Transaction, lot_id: UUID) -> record_store.Occupancy
 async def hourly_occupancy(tx: Transaction, lot_id: UUID, day: date) -> list[tuple[int, int]]:
     """The local hours of a day that have ended, each with the cars that were inside at its end. Raises NotFound."""
     await get_occupancy(tx, lot_id)
-    zone = times.zone(await lot_store.time_zone(tx) or TIME_ZONE)
+    zone = await find_time_zone(tx)
     hours = [(hour, (datetime.combine(day, time(hour), zone).astimezone(UTC) + timedelta(hours=1))) for hour in range(24)]
     ended = [(hour, ends) for hour, ends in hours if ends <= tx.now]
     inside = await record_store.count_inside(tx, lot_id, [ends for _, ends in ended], tx.resource(Abandonment).longest)
@@ -178,7 +178,7 @@ async def daily_figures(tx: Transaction, lot_id: UUID, first: date, last: date) 
     if not 0 <= (last - first).days < _DAYS_MAX:
         violation = FieldViolation("last_day", "parking.days", "must be from 0 to 92 days after the first")
         raise Invalid("parking.days", "日期范围有误", "The range of days is not valid", fields=[violation])
-    zone = times.zone(await lot_store.time_zone(tx) or TIME_ZONE)
+    zone = await find_time_zone(tx)
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     calendar = [(day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone)) for day in days]
     return occupancy.capacity, await record_store.days(tx, lot_id, calendar)

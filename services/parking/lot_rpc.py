@@ -3,8 +3,8 @@
 from typing import Final
 from uuid import UUID
 
-from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct, Value
 
 from linli.parking.v1 import parking_pb2 as pb
 from servicekit import paging
@@ -128,8 +128,7 @@ def _lane(lane: Lane) -> pb.Lane:
 
 async def publish_tariff(tx: Transaction, request: pb.PublishTariffRequest) -> pb.Tariff:
     """Publishes a tariff version."""
-    rules = _whole(MessageToDict(request.rules))
-    assert isinstance(rules, dict)
+    rules = {name: _json(value) for name, value in request.rules.fields.items()}
     effective_from = to_datetime(request.effective_from, "effective_from")
     return _tariff(await lot_operations.publish_tariff(tx, UUID(request.lot_id), effective_from, rules))
 
@@ -144,13 +143,22 @@ async def list_tariffs(tx: Transaction, request: pb.ListTariffsRequest) -> pb.Li
     return pb.ListTariffsResponse(tariffs=[_tariff(tariff) for tariff in page], next_page_token=token)
 
 
-def _whole(value: object) -> object:
-    """A JSON value whose whole numbers are integers: a Struct knows only doubles."""
-    if isinstance(value, dict):
-        return {name: _whole(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_whole(entry) for entry in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _json(value: Value) -> object:
+    """A decoded JSON value whose whole numbers are integers: a Struct knows only doubles."""
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return {name: _json(entry) for name, entry in value.struct_value.fields.items()}
+        case "list_value":
+            return [_json(entry) for entry in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
 
 
 def _tariff(tariff: TariffVersion) -> pb.Tariff:

@@ -11,27 +11,6 @@ import msgspec
 from servicekit.database import Transaction
 from services.parking.lanes import Direction
 
-_UPSERT_COMMUNITY = """
-INSERT INTO communities (community_id, time_zone, version) VALUES ($1, $2, $3)
-ON CONFLICT (community_id) DO UPDATE SET time_zone = excluded.time_zone, version = excluded.version
-WHERE communities.version <= excluded.version
-"""
-
-
-async def save_community(tx: Transaction, time_zone: str, version: int) -> None:
-    """Remembers the community's time zone, unless a newer event has said it."""
-    await tx.execute(_UPSERT_COMMUNITY, tx.community_id, time_zone, version)
-
-
-_SELECT_TIME_ZONE = "SELECT time_zone FROM communities WHERE community_id = $1"
-
-
-async def time_zone(tx: Transaction) -> str | None:
-    """The community's time zone; None until identity has told it."""
-    name: str | None = await tx.fetchval(_SELECT_TIME_ZONE, tx.community_id)
-    return name
-
-
 # Lots.
 
 

@@ -12,10 +12,11 @@ from uuid import UUID
 
 from linli.billing.v1.events_pb2 import ChargeRaised
 from linli.parking.v1.events_pb2 import GateOpenRequested, VehicleHeld
+from servicekit.communities import zone_of
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
 from servicekit.identifiers import new_id
-from servicekit.times import to_timestamp, zone
+from servicekit.times import to_timestamp
 from services.parking import bookkeeping, charges, record_store, sessions, store
 from services.parking.bookkeeping import Arrived
 from services.parking.charges import yuan
@@ -46,8 +47,6 @@ from services.parking.record_store import Review
 from services.parking.sessions import Arrival, Calendar, Movement, RaisedCharge, Read, Session, SessionState, Step, replay
 from services.parking.store import NO_RECORD, GateOpening, LockedLane, Record, Situation
 
-# Until identity has told a community's own.
-TIME_ZONE: Final = "Asia/Shanghai"
 # Whose charges are ours.
 ORIGIN: Final = "parking"
 _INSTANT: Final = timedelta(microseconds=1)
@@ -204,7 +203,7 @@ def _replayed(
 
 
 def _calendar(time_zone: str | None) -> Calendar:
-    return Calendar(zone(time_zone or TIME_ZONE), HOLIDAYS)
+    return Calendar(zone_of(time_zone), HOLIDAYS)
 
 
 async def _decide(tx: Transaction, lane: LockedLane, situation: Situation, arrival: Arrival, arrived: Arrived) -> None:

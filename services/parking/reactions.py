@@ -5,13 +5,13 @@ from uuid import UUID
 
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
-from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import VehicleRegistered, VehicleRemoved
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid
 from servicekit.events import Received
 from servicekit.identifiers import parse_id
-from servicekit.times import to_datetime, zone
-from services.parking import lot_store, operations, pass_store
+from servicekit.times import to_datetime
+from services.parking import operations, pass_store
 from services.parking.operations import ORIGIN, Seen
 from services.parking.plates import NotAPlate, normalise
 from services.parking.sessions import Movement
@@ -77,12 +77,6 @@ async def debit_session_on_refund(tx: Transaction, event: Received[PaymentRefund
         movement = Movement(event.occurred_at, -refund.amount_fen)
         session_id, charge_id = _id(refund.origin_id, "origin_id"), _id(refund.charge_id, "charge_id")
         await operations.book_movement(tx, session_id, charge_id, _id(refund.refund_id, "refund_id"), movement)
-
-
-async def follow_time_zone_on_community_changed(tx: Transaction, event: Received[CommunityChanged]) -> None:
-    """A community's clock times and days are those of its time zone."""
-    zone(event.message.time_zone)
-    await lot_store.save_community(tx, event.message.time_zone, event.version)
 
 
 async def remember_vehicle_on_vehicle_registered(tx: Transaction, event: Received[VehicleRegistered]) -> None:

@@ -10,10 +10,11 @@ import msgspec
 
 from linli.billing.v1.events_pb2 import ChargeRaised, PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
-from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import VehicleRegistered, VehicleRemoved
 from linli.notification.v1.events_pb2 import Notified
 from linli.parking.v1 import parking_pb2
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleEntered, VehicleExited, VehicleHeld
+from servicekit import communities
 from servicekit.config import SettingsError
 from servicekit.messaging import on
 from servicekit.service import Running, Service, contract, every
@@ -65,7 +66,7 @@ SERVICE = Service(
         on(GateAcknowledged, reactions.note_outcome_on_gate_acknowledged),
         on(PaymentSucceeded, reactions.release_vehicle_on_payment),
         on(PaymentRefunded, reactions.debit_session_on_refund),
-        on(CommunityChanged, reactions.follow_time_zone_on_community_changed),
+        communities.FOLLOWED,
         on(VehicleRegistered, reactions.remember_vehicle_on_vehicle_registered),
         on(VehicleRemoved, reactions.forget_vehicle_on_vehicle_removed),
     ],

@@ -384,7 +384,7 @@ class _Books:
         """Whether a car that was held to pay is known not to have gone with this read, whatever has become known since."""
         if read.reason is not Reason.PAYMENT_DUE or read.session_id != session.session_id:
             return False
-        known = self._known[session.session_id]
+        known = self._known.get(session.session_id, session)
         went_with_another = known.state is SessionState.LEFT and known.out_at is not None and known.out_at >= read.passed_at
         return went_with_another or self._now > read.passed_at + WAIT_MAX
 

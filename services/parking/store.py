@@ -144,15 +144,16 @@ class Situation:
 
 # One row of JSON: a dozen small look-ups in one round trip. Rows come as text that msgspec makes dataclasses of.
 _SELECT_SITUATION = """
-WITH record AS MATERIALIZED (
+WITH RECURSIVE record AS MATERIALIZED (
     SELECT read_id, passed_at FROM reads WHERE community_id = $1 AND camera_device_id = $6 AND record_id = $7
 ), began AS MATERIALIZED (
     SELECT coalesce((SELECT passed_at FROM record), $5::timestamptz) AS at
-), together AS MATERIALIZED (
+), together AS (
     SELECT $4::text AS lookalike
     UNION
-    SELECT mate.lookalike FROM permit_plates mine JOIN permit_plates mate USING (permit_id) JOIN permits USING (permit_id)
-    WHERE mine.lot_id = $2 AND mine.lookalike = $4 AND permits.valid_until >= $5 - interval '31 days'
+    SELECT mate.lookalike FROM together JOIN permit_plates mine ON mine.lot_id = $2 AND mine.lookalike = together.lookalike
+    JOIN permit_plates mate USING (permit_id) JOIN permits USING (permit_id)
+    WHERE permits.valid_until >= $5 - interval '31 days'
 ), seen AS MATERIALIZED (
     SELECT read_id, lane_id, direction, plate, plate_kind, passed_at, reason, counts, opened, went_out AS left, session_id, by_hand,
            assigned AS is_assigned,
@@ -183,7 +184,7 @@ SELECT json_build_object(
     'vehicles', coalesce((SELECT json_agg(json_build_object('plate', plate, 'household_id', household_id, 'account_ids', account_ids))
         FROM vehicles WHERE community_id = $1 AND NOT removed AND (plate = $3 OR plate IN (SELECT plate FROM around))), '[]'),
     'overtaken_at', (SELECT min(passed_at) FROM reads WHERE lane_id = $9 AND passed_at > (SELECT at FROM began) AND plate <> $3),
-    'time_zone', (SELECT time_zone FROM communities WHERE community_id = $1),
+    'time_zone', (SELECT time_zone FROM known_communities WHERE community_id = $1),
     'capacity', (SELECT coalesce(sum(capacity), 0) FROM areas WHERE lot_id = $2),
     'is_denied', EXISTS (SELECT FROM denials WHERE lot_id = $2 AND plate = $3),
     'permit', (SELECT json_build_object('permit_id', permit_id, 'household_id', household_id)

@@ -134,14 +134,6 @@ class Fleet:
         answer: Device = await self.caller.call(f"{INGEST}/GetDevice", GetDeviceRequest(device_id=device_id))
         return answer
 
-    async def irregular(self, device_id: str, count: int) -> None:
-        """Waits until so many irregular records are counted."""
-
-        async def counted() -> bool:
-            return (await self.device(device_id)).irregular_records == count
-
-        await eventually(counted, f"{count} irregular records")
-
     def basic(self, device_id: str) -> httpx.BasicAuth:
         return httpx.BasicAuth(device_id, self.secrets[device_id])
 
@@ -176,7 +168,7 @@ class Fleet:
 
         async def known() -> bool:
             async with self.running.transaction("ingest", self.community_id) as tx:
-                return bool(await tx.fetchval("SELECT true FROM communities WHERE time_zone = $1", name))
+                return bool(await tx.fetchval("SELECT true FROM known_communities WHERE time_zone = $1", name))
 
         await eventually(known, "the time zone")
         for device_id in self.secrets:

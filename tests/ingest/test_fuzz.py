@@ -24,7 +24,25 @@ from tests.ingest.test_viid import NAMED, register, vehicle, vehicles
 from tests.support import Servers
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-ODD: list[Any] = [None, True, 0, -1, 2**63, 10**400, 1e308, "", "0", "\x00", "😀" * 300, "9" * 5000, "20261301000000", [], {}, [[]], {"a": {}}]
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    10**400,
+    1e308,
+    "",
+    "0",
+    "\x00",
+    "😀" * 300,
+    "9" * 5000,
+    "20261301000000",
+    [],
+    {},
+    [[]],
+    {"a": {}},
+]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.sampled_from(ODD),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -102,7 +120,9 @@ def ask(servers: Servers, tmp_path: Path) -> Iterator[Callable[..., httpx.Respon
         runner.run(_hold_every_car(town, stack))
 
         async def request(method: str, path: str, device_id: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-            raw = {name.encode(): value.encode("latin-1") for name, value in {**NAMED, "Content-Type": "application/json", **headers}.items()}
+            raw = {
+                name.encode(): value.encode("latin-1") for name, value in {**NAMED, "Content-Type": "application/json", **headers}.items()
+            }
             auth = None if "Authorization" in headers or device_id == VIID_CAMERA else town.basic(device_id)
             return await town.http.request(method, path, content=body, headers=raw, auth=auth)
 

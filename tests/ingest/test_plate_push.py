@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+import nats
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
@@ -54,6 +54,19 @@ async def pushed(town: Fleet, body: Any = None) -> AsyncIterator[tuple["asyncio.
 
 async def _longer(town: Fleet, seen: int) -> bool:
     return len(town.running.events(PlateRead)) > seen
+
+
+@asynccontextmanager
+async def heard(servers: Servers) -> AsyncIterator["asyncio.Queue[Any]"]:
+    """The plate reads that are given to the broker, also those that it knows already."""
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    client = await nats.connect(servers.nats.url)
+    try:
+        await client.subscribe("device.*.plate.>", cb=messages.put)
+        await client.flush()
+        yield messages
+    finally:
+        await client.close()
 
 
 async def open_gate(town: Fleet, read: PlateRead, command: SignedCommand, gate: str = CAMERA) -> None:
@@ -100,18 +113,13 @@ async def test_a_camera_whose_barrier_is_a_device_of_its_own_is_not_told_to_open
 async def test_a_push_sent_again_while_the_first_waits_gets_the_same_answer_and_is_one_record(servers: Servers, tmp_path: Path) -> None:
     async with fleet(servers, tmp_path) as town:
         body = push_body(UNDECIDED)
-        async with pushed(town, body) as (first, read), pushed(town, body) as (second, again):
-            assert again.record_id == read.record_id
-            command = signed_command(CAMERA, datetime.now(UTC))
-            await open_gate(town, read, command)
+        async with pushed(town, body) as (first, read), heard(servers) as messages:
+            second = asyncio.create_task(town.push(body))
+            assert (await messages.get()).headers["ce-id"] == town.running.events(PlateRead)[0].event_id
+            await open_gate(town, read, signed_command(CAMERA, datetime.now(UTC)))
             assert [info(await first), info(await second)] == ["ok", "ok"]
         assert await stored(servers) == 1
-        assert len({event.event_id for event in town.running.events(PlateRead)}) == 1
-
-        async def acknowledged() -> bool:
-            return len(town.running.events(GateAcknowledged)) == 2
-
-        await eventually(acknowledged)
+        await town.running.event(GateAcknowledged)
         assert len({event.event_id for event in town.running.events(GateAcknowledged)}) == 1
 
 
@@ -145,19 +153,20 @@ async def test_a_payment_after_the_car_was_held_opens_for_the_same_record(server
         await eventually(opened)
 
 
-@pytest.mark.parametrize("wrong", ["another key", "another gate", "expired", "another action", "garbage"])
-async def test_a_command_that_is_not_genuine_opens_nothing(servers: Servers, tmp_path: Path, wrong: str) -> None:
+async def test_a_command_that_is_not_genuine_opens_nothing(servers: Servers, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     commands = {
         "another key": signed_command(CAMERA, now, key=Ed25519PrivateKey.generate()),
         "another gate": signed_command("another", now),
-        "expired": signed_command(CAMERA, now, lives_s=-1),
         "another action": signed_command(CAMERA, now, action="close"),
         "garbage": SignedCommand(command=b"\xff\xff", signature=b"short", key_id=""),
+        "expired": signed_command(CAMERA, now, lives_s=-1),
     }
-    async with fleet(servers, tmp_path) as town, pushed(town) as (waiting, read):
-        await open_gate(town, read, commands[wrong])
-        assert info(await waiting) == ("expired" if wrong == "expired" else "refused")
+    async with fleet(servers, tmp_path) as town:
+        for wrong, command in commands.items():
+            async with pushed(town) as (waiting, read):
+                await open_gate(town, read, command)
+                assert info(await waiting) == ("expired" if wrong == "expired" else "refused"), wrong
         assert not town.running.events(GateAcknowledged)
 
 
@@ -253,8 +262,9 @@ async def test_every_instance_hears_the_decision_on_a_record_that_was_pushed_to_
     async with fleet(servers, tmp_path) as town, second_instance(town) as http:
         body = push_body(UNDECIDED)
         async with pushed(town, body) as (first, read):
-            second = asyncio.create_task(http.post("/devices/plate", json=body, auth=town.basic(CAMERA)))
-            await eventually(lambda: _longer(town, 1))
+            async with heard(servers) as messages:
+                second = asyncio.create_task(http.post("/devices/plate", json=body, auth=town.basic(CAMERA)))
+                await messages.get()
             await open_gate(town, read, signed_command(CAMERA, datetime.now(UTC)))
             assert [info(await first), info(await second)] == ["ok", "ok"]
 
@@ -266,49 +276,28 @@ async def test_a_plate_in_gbk_is_read_as_it_was_meant(servers: Servers, tmp_path
         assert (await town.running.event(PlateRead)).message.plate == "京A·12345"
 
 
-@pytest.mark.parametrize("written", ["_无_", "", "  ", None, 0.5, ["京A12345"]])
-async def test_a_plate_that_was_not_read_is_empty(servers: Servers, tmp_path: Path, written: object) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await town.configure_lane(CAMERA, CAMERA, limit_ms=100)
-        assert info(await town.push(push_body(written))) == "late"  # type: ignore[arg-type]
-        plate = (await town.running.event(PlateRead)).message.plate
-        assert plate == ("0.5" if written == 0.5 else "")
-
-
-async def test_numbers_may_be_strings_and_spoilt_details_cost_nothing(servers: Servers, tmp_path: Path) -> None:
+async def test_spoilt_details_cost_a_record_nothing(servers: Servers, tmp_path: Path) -> None:
     async with fleet(servers, tmp_path, PARKING) as town:
-        body = push_body("京A12345", colorType="2", type="3", confidence="97.0")
+        body = push_body("京A12345", colorType={}, type=[], confidence="high", direction=None)
         body["AlarmInfoPlate"]["channel"] = "3"
         answer = await town.push(body)
         assert (info(answer), answer.json()["Response_AlarmInfoPlate"]["channelNum"]) == ("ok", 3)
         read = (await town.running.event(PlateRead)).message
-        assert (read.plate_colour, read.plate_class, read.confidence) == ("6", "01", 97)
-
-        spoilt = push_body("京A54321", colorType={}, type=[], confidence="high", direction=None)
-        assert info(await town.push(spoilt)) == "ok"
-        read = (await town.running.event(PlateRead, lambda event: event.message.plate == "京A54321")).message
         assert (read.plate_colour, read.plate_class, read.confidence) == ("", "", -1)
 
 
-@pytest.mark.parametrize("age", [timedelta(days=365), timedelta(days=-3)])
-async def test_a_read_from_long_ago_or_from_the_future_keeps_both_times(servers: Servers, tmp_path: Path, age: timedelta) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await town.configure_lane(CAMERA, CAMERA, limit_ms=100)
+async def test_a_read_from_long_ago_or_from_the_future_keeps_both_times(servers: Servers, tmp_path: Path) -> None:
+    async with fleet(servers, tmp_path, PARKING) as town:
         before = datetime.now(UTC)
-        at = before.replace(microsecond=120000) - age
-        await town.push(push_body(UNDECIDED, at))
-        read = (await town.running.event(PlateRead)).message
-        assert read.occurred_at.ToDatetime(UTC) == at
-        assert before <= read.received_at.ToDatetime(UTC) <= datetime.now(UTC)
-
-
-@pytest.mark.parametrize("moment", [{}, {"sec": -5}, {"sec": 10**30}, {"sec": "soon"}, {"sec": 2**39}, {"sec": 12}])
-async def test_a_read_without_a_credible_time_happened_when_it_came(servers: Servers, tmp_path: Path, moment: dict[str, Any]) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await town.configure_lane(CAMERA, CAMERA, limit_ms=100)
-        await town.push(push_body(UNDECIDED, timeStamp={"Timeval": moment}))
-        read = (await town.running.event(PlateRead)).message
-        assert read.occurred_at == read.received_at
+        for age in (timedelta(days=365), timedelta(days=-3)):
+            at = before.replace(microsecond=120000) - age
+            await town.push(push_body("京H12345", at))
+            read = town.running.events(PlateRead)[-1].message
+            assert read.occurred_at.ToDatetime(UTC) == at
+            assert before <= read.received_at.ToDatetime(UTC) <= datetime.now(UTC)
+        await town.push(push_body("京H12345", timeStamp={"Timeval": {"sec": 12}}))
+        read = town.running.events(PlateRead)[-1].message
+        assert read.occurred_at == read.received_at  # A clock that was never set says nothing.
 
 
 async def test_a_camera_that_numbers_its_plates_anew_loses_no_record(servers: Servers, tmp_path: Path) -> None:
@@ -329,13 +318,12 @@ async def test_pictures_are_kept_by_their_content_and_only_named_in_the_event(se
         assert [Path(key).suffix for key in read.image_keys] == [".jpg", ".png"]
 
 
-@pytest.mark.parametrize(
-    "picture", ["", "!!!", base64.b64encode(b"GIF89a").decode(), base64.b64encode(b"\xff\xd8\xff" * 2_000_000).decode()]
-)
-async def test_what_is_no_picture_is_left_out_and_the_record_is_not(servers: Servers, tmp_path: Path, picture: str) -> None:
+async def test_what_is_no_picture_is_left_out_and_the_record_is_not(servers: Servers, tmp_path: Path) -> None:
     async with fleet(servers, tmp_path, PARKING) as town:
-        assert info(await town.push(push_body("京A12345", imageFile=picture))) == "ok"
-        assert not (await town.running.event(PlateRead)).message.image_keys
+        for odd in (b"", b"GIF89a", b"\xff\xd8\xff" * 2_000_000):
+            assert info(await town.push(push_body("京A12345", imageFile=base64.b64encode(odd).decode()))) == "ok"
+        assert info(await town.push(push_body("京A12345", imageFile="!!!", imageFragmentFile=7))) == "ok"
+        assert not any(event.message.image_keys for event in town.running.events(PlateRead))
 
 
 async def test_a_broken_blob_store_costs_the_record_nothing_but_its_pictures(servers: Servers, tmp_path: Path) -> None:
@@ -347,11 +335,13 @@ async def test_a_broken_blob_store_costs_the_record_nothing_but_its_pictures(ser
         assert not (await town.running.event(PlateRead)).message.image_keys
 
 
-@pytest.mark.parametrize("body", [{"heartbeat": {"serialno": CAMERA}}, {"heartbeat": 1}, {"heartbeat": None, "serialno": CAMERA}])
-async def test_a_heartbeat_opens_nothing_and_shows_that_the_camera_lives(servers: Servers, tmp_path: Path, body: Any) -> None:
+async def test_a_heartbeat_opens_nothing_and_shows_that_the_camera_lives(servers: Servers, tmp_path: Path) -> None:
     async with fleet(servers, tmp_path) as town:
-        answer = await town.push(body)
-        assert (answer.status_code, answer.json()) == (200, {})
+        bodies: list[Any] = [{"heartbeat": {"serialno": CAMERA}}, {"heartbeat": 1}, {"heartbeat": None, "serialno": CAMERA}]
+        for body in bodies:
+            answer = await town.push(body)
+            assert (answer.status_code, answer.json()) == (200, {})
+        assert (await town.push({"heartbeat": {"serialno": "another"}})).status_code == 401
         assert not town.running.events(PlateRead)
         await town.turn()
         assert (await town.device(CAMERA)).online
@@ -377,6 +367,7 @@ async def test_whoever_cannot_show_who_it_is_gets_the_same_answer_whatever_is_wr
             ("", {"auth": httpx.BasicAuth(EDGE_BOX, right[EDGE_BOX])}),
             ("", {"auth": httpx.BasicAuth("é" * 100, "\x00")}),
             ("", {"headers": {"Authorization": "Basic !!!"}}),
+            ("", {"headers": {"Authorization": b"Basic \x80"}}),
             ("", {"headers": {"Authorization": "Basic " + base64.b64encode(b"no colon").decode()}}),
             ("", {"headers": {"Authorization": "Bearer token"}}),
             (f"?device={CAMERA}&token=wrong", {}),
@@ -406,9 +397,8 @@ async def test_a_new_secret_works_at_once_and_the_old_one_does_not(servers: Serv
         assert (await town.http.post("/devices/plate", json={"heartbeat": {}}, auth=fresh)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
+async def test_a_body_that_is_no_push_is_refused_with_a_stable_code(servers: Servers, tmp_path: Path) -> None:
+    cases = [
         (b"{", 400, "ingest.body_malformed"),
         (b"", 400, "ingest.body_malformed"),
         (b"[]", 400, "ingest.body_malformed"),
@@ -418,16 +408,13 @@ async def test_a_new_secret_works_at_once_and_the_old_one_does_not(servers: Serv
         (b'{"AlarmInfoPlate": {"result": {"PlateResult": "x"}}}', 400, "ingest.no_plate_result"),
         (b'{"something": 1}', 400, "ingest.no_plate_result"),
         (b" " * (10 * 1024 * 1024), 413, "ingest.body_too_large"),
-    ],
-)
-async def test_a_body_that_is_no_push_is_refused_with_a_stable_code(
-    servers: Servers, tmp_path: Path, body: bytes, status: int, code: str
-) -> None:
+    ]
     async with fleet(servers, tmp_path) as town:
-        answer = await town.push(body)
-        assert (answer.status_code, answer.json()["code"]) == (status, code)
-        assert answer.json()["message"]
-        assert answer.json()["message_zh"]
+        for body, status, code in cases:
+            answer = await town.push(body)
+            assert (answer.status_code, answer.json()["code"]) == (status, code), body[:60]
+            assert answer.json()["message"]
+            assert answer.json()["message_zh"]
 
 
 async def test_a_body_that_grows_without_saying_how_long_it_is_stops_at_the_limit(servers: Servers, tmp_path: Path) -> None:
@@ -446,6 +433,7 @@ async def test_a_body_that_grows_without_saying_how_long_it_is_stops_at_the_limi
 
 async def test_a_camera_gone_mad_is_told_to_slow_down(servers: Servers, tmp_path: Path) -> None:
     async with fleet(servers, tmp_path) as town:
+        await town.configure_lane(CAMERA, CAMERA, limit_ms=1000)
         now = datetime.now(UTC)
         pushes = (town.push(push_body(UNDECIDED, now + timedelta(seconds=i))) for i in range(CAMERA_LIMIT.in_flight_max + 20))
         answers = await asyncio.gather(*pushes)

@@ -144,11 +144,12 @@ async def test_the_challenge_is_one_that_every_device_can_read(servers: Servers,
         assert re.fullmatch(r'Digest realm="linli", qop="auth", nonce="[0-9a-f]{64}"', answer.headers["www-authenticate"])
 
 
-@pytest.mark.parametrize("quirk", [{"absolute": True}, {"quoted_count": True}, {"qop": False}, {"absolute": True, "quoted_count": True}])
-async def test_a_digest_as_real_devices_write_it_is_accepted(servers: Servers, tmp_path: Path, quirk: dict[str, bool]) -> None:
+async def test_a_digest_as_real_devices_write_it_is_accepted(servers: Servers, tmp_path: Path) -> None:
+    quirks: list[dict[str, Any]] = [{"absolute": True}, {"quoted_count": True}, {"qop": False}, {"absolute": True, "quoted_count": True}]
     async with fleet(servers, tmp_path) as town:
-        auth = QuirkyDigest(VIID_CAMERA, town.secrets[VIID_CAMERA], **quirk)
-        assert status(await town.http.post("/VIID/System/Register", json=REGISTER, auth=auth)) == (200, 0)
+        for quirk in quirks:
+            auth = QuirkyDigest(VIID_CAMERA, town.secrets[VIID_CAMERA], **quirk)
+            assert status(await town.http.post("/VIID/System/Register", json=REGISTER, auth=auth)) == (200, 0), quirk
 
 
 async def test_a_device_may_send_a_digest_on_any_path_and_is_registered_by_it(servers: Servers, tmp_path: Path) -> None:
@@ -291,26 +292,19 @@ async def test_the_time_is_told_in_the_communitys_own_zone(servers: Servers, tmp
         assert (told["LocalTime"], told["TimeZone"]) == ("20260102023040", "Asia/Urumqi")
 
 
-@pytest.mark.parametrize(
-    "media", ["application/VIID+JSON", "application/json", "application/*+JSON", "application/VIID+JSON;charset=UTF-8", None]
-)
-async def test_each_content_type_that_devices_write_is_accepted(servers: Servers, tmp_path: Path, media: str | None) -> None:
+async def test_each_content_type_that_devices_write_is_accepted_and_no_other(servers: Servers, tmp_path: Path) -> None:
+    body = json.dumps(vehicles(vehicle())).encode()
     async with fleet(servers, tmp_path) as town:
         await register(town)
-        headers = NAMED if media is None else {**NAMED, "Content-Type": media}
-        answer = await post(town, "MotorVehicles", json.dumps(vehicles(vehicle())).encode(), headers=headers)
-        assert statuses(answer) == [(0, VEHICLE_ID)]
+        assert statuses(await post(town, "MotorVehicles", body)) == [(0, VEHICLE_ID)]
+        for media in ("application/VIID+JSON", "application/json", "application/*+JSON", "application/VIID+JSON;charset=UTF-8"):
+            answer = await post(town, "MotorVehicles", body, headers={**NAMED, "Content-Type": media})
+            assert statuses(answer) == [(0, VEHICLE_ID)], media
+        assert status(await post(town, "MotorVehicles", body, headers={**NAMED, "Content-Type": "text/xml"})) == (415, 7)
 
 
-async def test_another_content_type_is_refused(servers: Servers, tmp_path: Path) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await register(town)
-        assert status(await post(town, "MotorVehicles", b"{}", headers={**NAMED, "Content-Type": "text/xml"})) == (415, 7)
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
+async def test_a_body_that_cannot_be_used_has_the_standards_status(servers: Servers, tmp_path: Path) -> None:
+    cases: list[tuple[bytes, tuple[int, int]]] = [
         (b"{", (400, 7)),
         (b"", (400, 7)),
         (b"[1]", (400, 7)),
@@ -320,15 +314,12 @@ async def test_another_content_type_is_refused(servers: Servers, tmp_path: Path)
         (b'{"MotorVehicleListObject": {"MotorVehicleObject": "x"}}', (400, 8)),
         (json.dumps(vehicles(*[{}] * 501)).encode(), (400, 8)),
         (b" " * (10 * 1024 * 1024), (413, 8)),
-    ],
-)
-async def test_a_body_that_cannot_be_used_has_the_standards_status(
-    servers: Servers, tmp_path: Path, body: bytes, expected: tuple[int, int]
-) -> None:
+    ]
     async with fleet(servers, tmp_path) as town:
         await register(town)
-        assert status(await post(town, "MotorVehicles", body)) == expected
-        assert status(await post(town, "System/Keepalive", KEEP_ALIVE)) == (200, 0)
+        for body, expected in cases:
+            assert status(await post(town, "MotorVehicles", body)) == expected, body[:60]
+            assert status(await post(town, "System/Keepalive", KEEP_ALIVE)) == (200, 0)
 
 
 async def test_without_the_broker_the_device_is_told_that_we_are_busy_and_its_record_is_kept_once(servers: Servers, tmp_path: Path) -> None:
@@ -386,51 +377,23 @@ async def test_two_cameras_may_use_the_same_record_id(servers: Servers, tmp_path
         assert await stored(servers) == 2
 
 
-@pytest.mark.parametrize("has_plate", ["0", 0, False, "false"])
-async def test_a_vehicle_without_a_plate_is_unread_however_the_flag_is_written(servers: Servers, tmp_path: Path, has_plate: object) -> None:
+async def test_records_with_unusable_ids_are_kept_under_stable_ones_and_counted(servers: Servers, tmp_path: Path) -> None:
+    unusable = ["0", VEHICLE_ID[:-1], VEHICLE_ID + "7", "44" + VEHICLE_ID[2:], VEHICLE_ID[:-2] + "·x", None]
+    records = [
+        vehicle(MotorVehicleID=given, PassTime=at, SubImageList={"SubImageInfoObject": [picture(JPEG)]})
+        for given in unusable
+        for at in ("20171018080608", "20171018080709")
+    ]
     async with fleet(servers, tmp_path) as town:
         await register(town)
-        await post(town, "MotorVehicles", vehicles(vehicle(HasPlate=has_plate)))
-        assert (await town.running.event(PlateRead)).message.plate == ""
-
-
-@pytest.mark.parametrize("has_plate", ["1", 1, True, None, "yes"])
-async def test_a_vehicle_with_a_plate_is_read_however_the_flag_is_written(servers: Servers, tmp_path: Path, has_plate: object) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await register(town)
-        await post(town, "MotorVehicles", vehicles(vehicle(HasPlate=has_plate)))
-        assert (await town.running.event(PlateRead)).message.plate == "苏NF5676"
-
-
-async def test_numbers_may_be_strings_and_strings_numbers(servers: Servers, tmp_path: Path) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await register(town)
-        swapped = vehicle(LaneNo="3", PlateReliability=97, PlateColor=5, PassTime=20171018080608, TollgateID=2141245)
-        await post(town, "MotorVehicles", vehicles(swapped))
-        read = (await town.running.event(PlateRead)).message
-        assert (read.lane_number, read.confidence, read.plate_colour) == (3, 97, "5")
-        assert read.occurred_at.ToDatetime(UTC) == datetime(2017, 10, 18, 0, 6, 8, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    "given",
-    ["0", VEHICLE_ID[:-1], VEHICLE_ID + "7", "44" + VEHICLE_ID[2:], VEHICLE_ID[:-2] + "·x", None],
-    ids=["constant", "short", "long", "foreign", "odd", "none"],
-)
-async def test_a_record_with_an_unusable_id_is_kept_under_a_stable_one_and_counted(
-    servers: Servers, tmp_path: Path, given: str | None
-) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await register(town)
-        first = vehicle(MotorVehicleID=given, SubImageList={"SubImageInfoObject": [picture(JPEG)]})
-        second = vehicle(MotorVehicleID=given, PassTime="20171018080709")
         for _ in range(2):
-            assert [code for code, _ in statuses(await post(town, "MotorVehicles", vehicles(first, second)))] == [0, 0]
-        assert await stored(servers) == 2
+            assert [code for code, _ in statuses(await post(town, "MotorVehicles", vehicles(*records)))] == [0] * len(records)
+        assert await stored(servers) == len(records)
         ids = {event.message.record_id for event in town.running.events(PlateRead)}
-        assert len(ids) == 2
-        assert given not in ids
-        await town.irregular(VIID_CAMERA, 4)
+        assert len(ids) == len(records)
+        assert not ids & {given for given in unusable if given}
+        await town.turn()
+        assert (await town.device(VIID_CAMERA)).irregular_records == 2 * len(records)
 
 
 async def test_one_record_that_cannot_be_used_does_not_cost_the_others(servers: Servers, tmp_path: Path) -> None:
@@ -446,30 +409,6 @@ async def test_a_single_object_without_its_list_is_accepted(servers: Servers, tm
         await register(town)
         single = {"MotorVehicleListObject": {"MotorVehicleObject": vehicle()}}
         assert statuses(await post(town, "MotorVehicles", single)) == [(0, VEHICLE_ID)]
-
-
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        ("20260102030405", datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)),
-        ("20260102030405678", datetime(2026, 1, 1, 19, 4, 5, 678000, tzinfo=UTC)),
-        ("2026-01-02 03:04:05", datetime(2026, 1, 1, 19, 4, 5, tzinfo=UTC)),
-        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
-        ("2099-01-02T03:04:05+08:00", datetime(2099, 1, 1, 19, 4, 5, tzinfo=UTC)),
-        # None of these is a time: the one in the record's id is the next best.
-        ("20261302030405", datetime(2017, 10, 18, 0, 6, 8, tzinfo=UTC)),
-        ("19700101000000", datetime(2017, 10, 18, 0, 6, 8, tzinfo=UTC)),
-        ("00000000000000", datetime(2017, 10, 18, 0, 6, 8, tzinfo=UTC)),
-        (None, datetime(2017, 10, 18, 0, 6, 8, tzinfo=UTC)),
-    ],
-)
-async def test_times_without_a_zone_are_in_the_communitys(
-    servers: Servers, tmp_path: Path, written: str | None, expected: datetime
-) -> None:
-    async with fleet(servers, tmp_path) as town:
-        await register(town)
-        await post(town, "MotorVehicles", vehicles(vehicle(PassTime=written)))
-        assert (await town.running.event(PlateRead)).message.occurred_at.ToDatetime(UTC) == expected
 
 
 async def test_a_face_leaves_nothing_that_tells_whose_it_is(servers: Servers, tmp_path: Path) -> None:

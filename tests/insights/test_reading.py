@@ -16,8 +16,10 @@ from linli.device.v1.events_pb2 import ObjectObserved, Reading
 from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.insights.v1.insights_pb2 import ListObservedObjectsRequest, ListObservedObjectsResponse, Point, ReadTelemetryRequest
 from servicekit.auth import Principal
+from servicekit.communities import remember_community_on_community_changed
 from servicekit.database import PLATFORM
 from servicekit.errors import Denied, Invalid
+from servicekit.events import Received
 from servicekit.times import to_timestamp
 from services.insights import operations
 from services.insights.steps import microseconds
@@ -40,7 +42,7 @@ async def live_in(running: Platform, who: Principal, zone: str, version: int = 1
 
     async def known() -> bool:
         async with running.transaction("insights", who.community_id) as tx:
-            return bool(await tx.fetchval("SELECT version = $1 FROM communities", version))
+            return bool(await tx.fetchval("SELECT version = $1 FROM known_communities", version))
 
     await eventually(known)
 
@@ -120,7 +122,9 @@ async def test_a_step_of_a_day_begins_at_the_communitys_own_midnight(servers: Se
         assert [(point.at.ToDatetime(UTC), point.average) for point in in_china] == [(DAY - 8 * HOUR, 1), (DAY + 16 * HOUR, 3)]
         await live_in(running, who, "UTC", version=2)
         async with running.transaction("insights", who.community_id) as tx:
-            await operations.set_time_zone(tx, "Asia/Tokyo", 1)  # an older change that comes late
+            late = CommunityChanged(community_id=str(who.community_id), time_zone="Asia/Tokyo")
+            older = Received(event_id="", community_id=who.community_id, aggregate="", version=1, occurred_at=DAY, message=late)
+            await remember_community_on_community_changed(tx, older)
         in_utc = await read(running, who, step_s=86_400)
         assert [(point.at.ToDatetime(UTC), point.average, point.readings) for point in in_utc] == [(DAY, 2, 2)]
 

@@ -14,10 +14,10 @@ from uuid import uuid4
 from google.protobuf.descriptor import FieldDescriptor
 
 from services.gateway.routes import WHOLE_BODY
-from tests.platform.endpoints import Endpoint, Raw, Sent, Values, is_day, is_id, is_timestamp, rules_of, to_http
+from tests.platform.endpoints import JSON, Endpoint, Raw, Values, is_day, is_timestamp, rules_of, to_http
+from tests.platform.wire import Sent
 
 BODY_BYTES = 10 * 1024 * 1024
-_JSON = {"content-type": "application/json"}
 _F = FieldDescriptor
 
 
@@ -68,20 +68,20 @@ def _raw_bodies(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
     sent = to_http(endpoint, values)
     for content in (b"", b"{", b"\xff\xfe", b"\0", b"a" * BODY_BYTES, sent.content + b" "):
         yield Spoiled(f"body {content[:20]!r}", Sent(sent.verb, sent.target, content, sent.headers))
-    yield Spoiled("unsigned", Sent(sent.verb, sent.target, sent.content))
+    yield Spoiled("unsigned", Sent(sent.verb, sent.target, sent.content, {}))
 
 
 def _bodies(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
     sent = to_http(endpoint, values)
 
-    def instead(what: str, content: bytes, headers: Mapping[str, str] = _JSON) -> Spoiled:
+    def instead(what: str, content: bytes, headers: Mapping[str, str] = JSON) -> Spoiled:
         return Spoiled(what, Sent(sent.verb, sent.target, content, headers))
 
     for content in (b"{", b"[]", b"null", b"NaN", b"\xff{}", b"{}\0", "{}".encode("utf-16"), b"[" * 50_000):
         yield instead(f"body {content[:20]!r}", content)
     yield instead("ten mebibytes", b'{"name": "' + b"a" * BODY_BYTES + b'"}')
     yield instead("another media type", sent.content, {"content-type": "text/plain"})
-    yield instead("compressed", sent.content, {**_JSON, "content-encoding": "gzip"})
+    yield instead("compressed", sent.content, {**JSON, "content-encoding": "gzip"})
     assert endpoint.route.body == WHOLE_BODY
     members = json.loads(sent.content)
     yield instead("unknown field", json.dumps({**members, "no_such_field": 1}).encode())
@@ -89,14 +89,14 @@ def _bodies(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
     if members:
         name, value = next(iter(members.items()))
         yield instead("field twice", b"{" + json.dumps({name: value})[1:-1].encode() + b"," + sent.content[1:])
-    yield Spoiled("query beside a body", Sent(sent.verb, sent.target + "?no_such_field=1", sent.content, _JSON))
+    yield Spoiled("query beside a body", Sent(sent.verb, sent.target + "?no_such_field=1", sent.content, JSON))
 
 
 def _queries(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
     sent = to_http(endpoint, values)
     more = "&" if "?" in sent.target else "?"
     for query in ("no_such_field=1", "%00=1", "%ff=1", "&".join(["page_size=1"] * 101)):
-        yield Spoiled(f"query {query[:20]}", Sent(sent.verb, f"{sent.target}{more}{query}"))
+        yield Spoiled(f"query {query[:20]}", Sent(sent.verb, f"{sent.target}{more}{query}", b"", {}))
 
 
 def _bad_values(described: FieldDescriptor, *, in_text: bool) -> Iterator[Bad]:

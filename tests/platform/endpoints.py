@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -20,8 +21,12 @@ from linli.options.v1 import options_pb2
 from services.gateway import contracts
 from services.gateway.routes import WHOLE_BODY, Route, compile_routes
 from services.gateway.schemas import required_fields
+from tests.platform.wire import Sent
 
 TIMESTAMP = "google.protobuf.Timestamp"
+JSON = {"content-type": "application/json"}
+# What things are known by beside their ids.
+NAMES = ("phone", "plate")
 PAGING = ("page_size", "page_token")
 # A request as the contract's JSON says it, by field name.
 Values = Mapping[str, Any]
@@ -60,9 +65,14 @@ class Endpoint:
         return [each for each in self.fields if each.name in names]
 
     @property
-    def id_fields(self) -> Sequence[str]:
-        """What its request names things by."""
-        return [each.name for each in self.fields if is_id(each)]
+    def ids(self) -> Sequence[FieldDescriptor]:
+        """The fields that name something of a community."""
+        return [each for each in self.fields if is_id(each)]
+
+    @property
+    def naming(self) -> Sequence[FieldDescriptor]:
+        """The same, with the fields that name people and cars."""
+        return [*self.ids, *(each for each in self.fields if each.name in NAMES)]
 
     def __str__(self) -> str:
         return self.name
@@ -81,16 +91,6 @@ class Raw:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request as it goes over the wire."""
-
-    verb: str
-    target: str
-    content: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 def to_http(endpoint: Endpoint, values: Values) -> Sent:
     """Writes a request: what the path takes into the path, the rest into the body or the query."""
     route, rest = endpoint.route, dict(values)
@@ -98,14 +98,14 @@ def to_http(endpoint: Endpoint, values: Values) -> Sent:
     for name in route.path_fields:
         target = target.replace(f"{{{name}}}", _escaped(rest.pop(name)))
     if route.body == WHOLE_BODY:
-        return Sent(route.verb, target, json.dumps(rest).encode(), {"content-type": "application/json"})
+        return Sent(route.verb, target, json.dumps(rest).encode(), JSON)
     if route.body:
         body = rest.pop(route.body)
         if isinstance(body, Raw):
             return Sent(route.verb, target, body.content, body.headers)
-        return Sent(route.verb, target, json.dumps(body).encode(), {"content-type": "application/json"})
+        return Sent(route.verb, target, json.dumps(body).encode(), JSON)
     query = urlencode([(name, _text(value)) for name, value in rest.items()], errors="surrogatepass")
-    return Sent(route.verb, target + ("?" + query if query else ""))
+    return Sent(route.verb, target + ("?" + query if query else ""), b"", {})
 
 
 def _escaped(value: object) -> str:
@@ -183,6 +183,12 @@ class Words:
         """The least that the contract asks for, beside what is given. Raises Underivable, UnknownId."""
         derived = {each.name: self.value(each) for each in endpoint.required if each.name not in given}
         return {**derived, **given}
+
+    def unknown(self, described: FieldDescriptor) -> str:
+        """The name of nothing, as a field of `Endpoint.naming` takes it."""
+        if described.name in NAMES:
+            return str(self._single(described))
+        return str(uuid4()) if rules_of(described).string.uuid else f"nothing-{self.text()}"
 
     def value(self, described: FieldDescriptor) -> Any:
         """What may stand in a field. Raises Underivable, UnknownId."""

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import jwt
 import msgspec
+from google.protobuf.descriptor import FieldDescriptor
 
 from console import catalog
 from console.environment import Secrets
@@ -28,7 +29,8 @@ from services.identity import operations
 from services.identity.code_senders import newest_code
 from services.identity.store import PLATFORM_COMMUNITY
 from tests.billing.world import MERCHANT, Keys, served
-from tests.platform.endpoints import ENDPOINTS, NAMED, PAGING, Endpoint, Raw, Sent, UnknownId, Values, Words, instant, leaves, to_http
+from tests.platform.endpoints import ENDPOINTS, NAMED, PAGING, Endpoint, Raw, UnknownId, Values, Words, instant, leaves, to_http
+from tests.platform.wire import Answer, Sent, Wire
 from tests.support import Platform, Servers, eventually, free_address, platform
 
 PASSWORD = "correct horse battery staple"
@@ -43,34 +45,31 @@ class Town:
     """The running platform, its operator and its communities."""
 
     running: Platform
-    url: str
+    wire: Wire
+    # For what does not go through the gateway: devices, and the provider's page.
     client: httpx.AsyncClient
     codes: Path
     provider: Signer
     operator: str = ""
     communities: list["Community"] = field(default_factory=list)
-    _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
-    async def send(self, sent: Sent, token: str | None = None, **headers: str) -> httpx.Response:
-        """Sends one request; keywords are headers with `_` for `-`."""
+    async def send(self, sent: Sent, token: str | None = None, **headers: str) -> Answer:
+        """Sends one request to the gateway; keywords are headers with `_` for `-`."""
         every = {**sent.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if token:
             every["authorization"] = f"Bearer {token}"
-        async with self._gate:
-            return await self.client.request(sent.verb, self.url + sent.target, content=sent.content, headers=every)
+        return await self.wire.send(replace(sent, headers=every))
 
     async def call(self, name: str, values: Values, token: str | None = None, **headers: str) -> Any:
         """Calls an endpoint, which must succeed; returns its JSON."""
         answer = await self.send(to_http(NAMED[name], values), token, **headers)
-        assert answer.is_success, f"{name}: {answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
+        assert answer.is_success, f"{name}: {answer.status} {answer.text}"
+        return answer.json()
 
     async def sign_in(self, community_id: str, phone: str) -> Mapping[str, str]:
         """The tokens of a phone that signs in by code."""
         code = await self.send_code(community_id, phone)
-        tokens: Mapping[str, str] = await self.call(
-            "identity.SignInWithCode", {"community_id": community_id, "phone": phone, "code": code}
-        )
+        tokens: Mapping[str, str] = await self.call("identity.SignInWithCode", {"community_id": community_id, "phone": phone, "code": code})
         return tokens
 
     async def send_code(self, community_id: str, phone: str) -> str:
@@ -115,7 +114,7 @@ class Community:
     parked: str = ""
     # The request that each endpoint was called with, and what it answered.
     examples: dict[str, Values] = field(default_factory=dict)
-    answers: dict[str, httpx.Response] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     _cameras: dict[str, PushCamera] = field(default_factory=dict)
 
     @property
@@ -133,6 +132,11 @@ class Community:
         """A right request, and everything that it needs. Raises Underivable, UnknownId."""
         builder = BUILDERS.get(endpoint.name)
         return self.words.request(endpoint, {} if builder is None else await builder(self))
+
+    def name_of(self, described: FieldDescriptor) -> str:
+        """What a field of `Endpoint.naming` says when it means something of this community."""
+        known = {"phone": self.phone, "plate": self.parked}
+        return known.get(described.name) or self.words.id_for(described.name)
 
     def caller(self, endpoint: Endpoint) -> str:
         """The token of somebody who may call an endpoint."""
@@ -221,7 +225,7 @@ class Community:
         camera_id = camera["device"]["device_id"]
         digest = httpx.DigestAuth(camera_id, camera["secret"])
         headers = {"user-identify": camera_id, "content-type": "application/VIID+JSON"}
-        source = f"{camera_id}02{datetime.now():%Y%m%d%H%M%S}00001"
+        source = f"{camera_id}02{datetime.now(UTC):%Y%m%d%H%M%S}00001"
         face = {"FaceID": f"{source}0600001", "InfoKind": 1, "SourceID": source, "DeviceID": camera_id}
         content = msgspec.json.encode({"FaceListObject": {"FaceObject": [face]}})
         sent = await self.town.client.post(f"{url}/VIID/Faces", content=content, headers=headers, auth=digest)
@@ -429,15 +433,16 @@ async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
     }
     async with (
         served(application(sandbox, folder / "provider.sqlite", retry_delays_s=(0.1,) * 20), provider),
-        httpx.AsyncClient(trust_env=False, timeout=20, limits=httpx.Limits(max_connections=_AT_ONCE)) as client,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
         platform(servers, *catalog.find(["all"]), settings=settings) as running,
     ):
-        made = Town(running, f"http://{gateway}", client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
+        made = Town(running, Wire(gateway, _AT_ONCE), client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
         async with running.transaction("identity", PLATFORM) as tx:
             await operations.bootstrap_operator(tx, "13900000000", "Operator", PASSWORD)
         operator = {"community_id": str(PLATFORM_COMMUNITY), "phone": "13900000000", "password": PASSWORD}
         made.operator = (await made.call("identity.SignInWithPassword", operator))["access_token"]
         yield made
+        made.wire.close()
 
 
 _LIMITS = ("CODES_PER_ADDRESS_HOUR", "CODES_PER_COMMUNITY_HOUR", "SIGN_INS_PER_ADDRESS_HOUR")

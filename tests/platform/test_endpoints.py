@@ -1,50 +1,333 @@
-"""What holds for every endpoint of the platform."""
+"""What holds for every endpoint of the platform, whichever service answers it: who gets in, what they see, and what bad input does.
+
+The walk takes every method of every contract. A method whose request does not follow from its contract needs a builder in `neighbourhood`.
+"""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+import asyncpg
+import jwt
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.platform.endpoints import ENDPOINTS
+from console import catalog
+from console.seed import MODULES
+from servicekit.database import PLATFORM
+from servicekit.identifiers import new_id
+from servicekit.rpc import validate
+from servicekit.service import Service
+from services.identity import sign_in_store
+from services.identity.phones import masked
+from services.identity.vault import Vault
 from tests.platform.bad_input import spoiled
-from tests.platform.neighbourhood import Town, town
+from tests.platform.endpoints import ENDPOINTS, GUARDED, NAMED, Endpoint, Raw, Underivable, Values, leaves, rules_of, to_http
+from tests.platform.neighbourhood import BUILDERS, Community, Town, town
+from tests.platform.openapi_requests import requests
+from tests.platform.wire import Answer, Sent
 from tests.support import Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+NOTIFICATIONS = Sent("GET", "/v1/me/notifications", b"", {})
+CHANGING = [endpoint for endpoint in GUARDED if not endpoint.is_read]
+SWITCHED = [service for service in catalog.find(["all"]) if service.api is not None and not service.always_on]
+# A device's id is its own for the whole installation, so whoever registers it a second time must be told.
+KNOWN_EVERYWHERE = {"ingest.RegisterDevice": (409, "ingest.device_exists")}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    t = time.monotonic()
+    """The platform with three communities: two neighbours, and one in which a test may break what it likes."""
     async with town(servers, tmp_path_factory.mktemp("town")) as made:
-        print("town", time.monotonic() - t)
+        for _ in range(3):
+            await made.founded()
         yield made
 
 
-async def test_every_method_works(running: Town) -> None:
-    t = time.monotonic()
-    a = await running.founded()
-    print("founded", time.monotonic() - t)
-    t,c = time.monotonic(), time.process_time()
-    kinds = Counter()
-    bad = []
-    async def one(endpoint, each):
-        x = time.monotonic()
-        answer = await running.send(each.sent, a.caller(endpoint))
-        kinds[endpoint.name] += 1
-        if answer.status_code >= 500 or (each.is_refused and answer.is_success):
-            bad.append((endpoint.name, each.what, answer.status_code, answer.text[:100]))
-        return endpoint.name, time.monotonic()-x
-    jobs = []
-    for endpoint in ENDPOINTS:
-        values = await a.prepare(endpoint)
-        jobs += [one(endpoint, each) for each in spoiled(endpoint, values)]
-    print(len(jobs))
-    done = await asyncio.gather(*jobs)
-    print("bad", time.monotonic() - t, time.process_time() - c)
-    for b in bad: print(b)
-    print(kinds)
-    assert True
+@pytest.fixture
+def here(running: Town) -> Community:
+    return running.communities[0]
+
+
+@pytest.fixture
+def there(running: Town) -> Community:
+    return running.communities[1]
+
+
+@pytest.fixture
+def spare(running: Town) -> Community:
+    return running.communities[2]
+
+
+async def all_of(findings: Iterable[Awaitable[str]]) -> list[str]:
+    """What was found, of checks that run together; an empty finding is none."""
+    return [finding for finding in await asyncio.gather(*findings) if finding]
+
+
+# Requests.
+
+
+async def test_every_endpoint_does_its_work_for_somebody_who_may_call_it(running: Town) -> None:
+    for community in running.communities:
+        assert [endpoint.name for endpoint in ENDPOINTS if endpoint.name not in community.answers] == [], "nothing is ever called so"
+        refused = {name: (answer.status, answer.text) for name, answer in community.answers.items() if not answer.is_success}
+        assert refused == {}
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+async def test_a_right_request_follows_from_the_contract_or_from_a_builder(here: Community, endpoint: Endpoint) -> None:
+    try:
+        values = await here.prepare(endpoint)
+    except Underivable as field:
+        pytest.fail(f"nothing tells what {field} may be: give {endpoint.name} a builder in {BUILDERS.__module__}")
+    if not any(isinstance(value, Raw) for value in values.values()):
+        validate(ParseDict(dict(values), GetMessageClass(endpoint.route.method.input_type)()))
+
+
+async def test_a_request_that_does_not_follow_from_its_contract_is_noticed(here: Community) -> None:
+    with pytest.raises(Underivable, match=r"PublishTariffRequest\.rules"):
+        here.words.request(NAMED["parking.PublishTariff"], {})
+    with pytest.raises(Underivable, match=r"SignInWithCodeRequest\.code"):
+        here.words.request(NAMED["identity.SignInWithCode"], {})
+
+
+async def test_every_builder_builds_for_an_endpoint() -> None:
+    assert set(BUILDERS) <= set(NAMED)
+
+
+# Tokens.
+
+
+async def test_nobody_gets_in_without_a_token_that_identity_made_for_us_and_that_has_not_expired(running: Town, here: Community) -> None:
+    async with running.running.transaction("identity", PLATFORM) as tx:
+        (key,) = await sign_in_store.list_signing_keys(tx)
+    vault = next(service for service in running.running.host.running if service.name == "identity").resources.get(Vault)
+    ours = Ed25519PrivateKey.from_private_bytes(vault.open(key.private_key, f"signing_keys.private_key {key.key_id}"))
+    claims, key_id = jwt.decode(here.manager, options={"verify_signature": False}), {"kid": str(key.key_id)}
+
+    def signed(with_key: Any = ours, algorithm: str = "EdDSA", headers: Mapping[str, str] = key_id, **said: Any) -> str:
+        return jwt.encode({**claims, **said}, with_key, algorithm, headers=dict(headers))
+
+    assert (await running.send(to_http(NAMED["identity.GetMe"], {}), signed())).is_success, "all else is refused for what is wrong with it"
+    tokens = {
+        "": "auth.token_missing",
+        signed(exp=int(time.time()) - 5): "auth.token_expired",
+        signed(aud="another"): "auth.token_invalid",
+        signed(Ed25519PrivateKey.generate()): "auth.token_invalid",
+        signed(headers={"kid": str(new_id())}): "auth.token_invalid",
+        signed("", "none"): "auth.token_malformed",
+        # Whoever takes the public key for a shared secret would believe this.
+        signed(key.public_key, "HS256"): "auth.token_malformed",
+    }
+
+    async def check(what: str, sent: Sent, token: str, code: str) -> str:
+        answer = await running.send(sent, token)
+        refused = (answer.status, answer.code, answer.headers.get("www-authenticate")) == (401, code, "Bearer")
+        return "" if refused else f"{what}, {code}: {answer.status} {answer.text}"
+
+    doors = {endpoint.name: to_http(endpoint, here.examples[endpoint.name]) for endpoint in GUARDED} | {"notifications": NOTIFICATIONS}
+    assert await all_of(check(what, sent, *each) for what, sent in doors.items() for each in tokens.items()) == []
+
+
+async def test_a_guest_does_what_the_contract_lets_every_account_do_and_nothing_else(running: Town, here: Community) -> None:
+    async def check(endpoint: Endpoint) -> str:
+        answer = await running.send(to_http(endpoint, here.examples[endpoint.name]), here.guest)
+        refused = answer.status in (403, 404) and answer.code != ""
+        fits = refused if endpoint.authority.permission else answer.is_success or answer.status == 404
+        return "" if fits else f"{endpoint}: {answer.status} {answer.text}"
+
+    before = await here.listings()
+    permitted = [endpoint for endpoint in GUARDED if endpoint.authority.permission]
+    assert await all_of(map(check, permitted)) == []
+    assert await here.listings() == before
+    assert await all_of(map(check, [endpoint for endpoint in GUARDED if not endpoint.authority.permission])) == []
+
+
+async def test_an_owner_finds_nothing_of_another_household(running: Town, here: Community) -> None:
+    neighbour = await running.call("identity.CreateHousehold", {"unit_id": here.words.ids["unit_id"]}, here.manager)
+
+    async def check(endpoint: Endpoint) -> str:
+        values = {**here.examples[endpoint.name], endpoint.authority.household_field: neighbour["household_id"]}
+        answer = await running.send(to_http(endpoint, values), here.owner)
+        return "" if (answer.status, answer.code) == (404, "auth.not_found") else f"{endpoint}: {answer.status} {answer.text}"
+
+    assert await all_of(check(endpoint) for endpoint in GUARDED if endpoint.authority.household_field) == []
+
+
+# Walls between communities.
+
+
+async def trespass(endpoints: Sequence[Endpoint], token: str, here: Community, there: Community) -> list[str]:
+    """What is wrong when somebody from here names what is there: their answers tell something, or differ from those about nothing."""
+    # People may have one phone and one car in many communities, and what they are called here is known here.
+    hidden = await there.secrets_from(here) - {there.parked, masked(there.phone)}
+    is_manager = token == here.manager
+
+    async def ask(endpoint: Endpoint, names: Mapping[str, str]) -> Answer:
+        # What a request uses up is made anew for each; nobody but the manager gets that far.
+        is_fresh = names and is_manager and not endpoint.is_read
+        values = await here.prepare(endpoint) if is_fresh else here.examples[endpoint.name]
+        return await here.town.send(to_http(endpoint, {**values, **names}), token)
+
+    async def check(endpoint: Endpoint, names: Mapping[str, str], nothings: Mapping[str, str]) -> str:
+        answers = await asyncio.gather(*(ask(endpoint, each) for each in ((names, nothings) if names else (names,))))
+        answer, nothing = answers[0], answers[-1]
+        told = sorted(secret for secret in hidden - set(names.values()) if secret in answer.text)
+        is_same = (answer.status, answer.code) in ((nothing.status, nothing.code), KNOWN_EVERYWHERE.get(endpoint.name))
+        if is_same and not told and answer.status < 500:
+            return ""
+        return f"{endpoint} {sorted(names)}: {answer.status} {answer.code}, of nothing {nothing.status} {nothing.code}, tells {told[:3]}"
+
+    def checks(endpoint: Endpoint) -> Iterable[Awaitable[str]]:
+        naming = endpoint.naming if is_manager else endpoint.ids
+        theirs = {field.name: there.name_of(field) for field in naming}
+        nothings = {field.name: here.words.unknown(field) for field in naming}
+        for names in [[name] for name in theirs] + [list(theirs)] * (len(theirs) != 1):
+            yield check(endpoint, {name: theirs[name] for name in names}, {name: nothings[name] for name in names})
+
+    # Reads first: what is written here in the names of there can be read here.
+    reads, writes = ([endpoint for endpoint in endpoints if endpoint.is_read is is_read] for is_read in (True, False))
+    found = await all_of(each for endpoint in reads for each in checks(endpoint))
+    return found + await all_of(each for endpoint in writes for each in checks(endpoint))
+
+
+@pytest.mark.parametrize("who", ["owner", "operator", "manager"])
+async def test_what_another_community_has_is_nothing_to_anybody_here(running: Town, here: Community, there: Community, who: str) -> None:
+    token = {"manager": here.manager, "owner": here.owner, "operator": running.operator}[who]
+    before = await there.listings()
+    assert await trespass(GUARDED, token, here, there) == []
+    assert await there.listings() == before
+
+
+async def test_the_walk_sees_through_walls_that_are_taken_down(servers: Servers, running: Town, here: Community, there: Community) -> None:
+    async with AsyncExitStack() as stack:
+        for service in catalog.find(list(running.running.database_urls)):
+            await stack.enter_async_context(without_walls(servers, running, service))
+        found = await trespass([endpoint for endpoint in GUARDED if endpoint.is_read], here.manager, here, there)
+    assert any("parking.GetSession ['session_id']: 200" in finding for finding in found)
+    assert any("identity.GetHousehold ['household_id']: 200" in finding for finding in found)
+    assert any("tells ['" in finding for finding in found)
+
+
+@asynccontextmanager
+async def without_walls(servers: Servers, running: Town, service: Service) -> AsyncIterator[None]:
+    """A service whose database shows every community's rows to all."""
+    address = (await servers.template(service)).owner_url.rpartition("/")[0]
+    owner = await asyncpg.connect(f"{address}/{running.running.database_urls[service.name].rpartition('/')[2]}")
+    tables = [row[0] for row in await owner.fetch("SELECT quote_ident(relname) FROM pg_class WHERE relrowsecurity")]
+    try:
+        await owner.execute("".join(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;" for table in tables))
+        yield
+    finally:
+        await owner.execute("".join(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;" for table in tables))
+        await owner.close()
+
+
+# Repetitions.
+
+
+def footprint(listings: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """What there is, and how often it was changed."""
+    return Counter((name, str(value)) for name, value in leaves(dict(listings)) if name.endswith("_id") or name == "version")
+
+
+def other_than(endpoint: Endpoint, values: Values) -> Values:
+    """A request with another body that is as well-formed."""
+    named = [field for field in endpoint.naming if field.name in values and rules_of(field).string.uuid]
+    if named:
+        return {**values, named[0].name: str(new_id())}
+    texts = [field for field in endpoint.fields if isinstance(values.get(field.name), str) and field.enum_type is None]
+    longer = min(texts, key=lambda field: (bool(rules_of(field).string.pattern), field.name in ("phone", "manager_phone", "plate")))
+    return {**values, longer.name: values[longer.name] + "x"}
+
+
+@pytest.mark.parametrize("endpoint", CHANGING, ids=str)
+async def test_a_repetition_is_answered_as_the_first_time_and_changes_nothing(running: Town, here: Community, endpoint: Endpoint) -> None:
+    values, token, key = await here.prepare(endpoint), here.caller(endpoint), str(new_id())
+    first = await running.send(to_http(endpoint, values), token, idempotency_key=key)
+    assert first.is_success, first.text
+    done = footprint(await here.listings(endpoint.route.service))
+    again = await running.send(to_http(endpoint, values), token, idempotency_key=key)
+    if again.code != "request.answer_not_kept":
+        assert (again.status, again.content) == (first.status, first.content)
+    assert footprint(await here.listings(endpoint.route.service)) == done
+    other = await running.send(to_http(endpoint, other_than(endpoint, values)), token, idempotency_key=key)
+    assert (other.status, other.code) == (409, "request.idempotency_key_reused"), other.text
+    assert footprint(await here.listings(endpoint.route.service)) == done
+
+
+# Modules.
+
+
+@pytest.mark.parametrize("module", [service.name for service in SWITCHED])
+async def test_a_module_that_is_switched_off_does_nothing_for_anybody(running: Town, spare: Community, module: str) -> None:
+    tokens = await spare.staff("property_manager")
+
+    async def switch_to(modules: Sequence[str]) -> str:
+        nonlocal tokens
+        await running.call("identity.UpdateCommunity", {"modules": {"names": modules}}, tokens["access_token"])
+        tokens = await running.call("identity.RefreshTokens", {"refresh_token": tokens["refresh_token"]})
+        return str(tokens["access_token"])
+
+    async def is_off(endpoint: Endpoint, token: str) -> str:
+        answer = await running.send(to_http(endpoint, spare.examples[endpoint.name]), token)
+        return "" if (answer.status, answer.code) == (403, "auth.module_off") else f"{endpoint}: {answer.status} {answer.text}"
+
+    own = [endpoint for endpoint in GUARDED if endpoint.route.service == module]
+    others = [endpoint for endpoint in GUARDED if endpoint.route.service != module and endpoint.is_read]
+    token = await switch_to([each for each in MODULES if each != module])
+    assert await all_of(is_off(endpoint, token) for endpoint in own) == []
+    assert len(await all_of(is_off(endpoint, token) for endpoint in others)) == len(others)
+    token = await switch_to(MODULES)
+    assert len(await all_of(is_off(endpoint, token) for endpoint in own if endpoint.is_read)) == sum(each.is_read for each in own)
+
+
+# Bad input.
+
+
+def problem_in(answer: Answer) -> str:
+    """What is wrong with a refusal; empty when it is a problem document with all that one has."""
+    if answer.headers.get("content-type") != "application/problem+json":
+        return "no problem document"
+    document = answer.json()
+    whole = document["code"] and document["title"] and document["detail"] and document["request_id"] == answer.headers["x-request-id"]
+    return "" if whole and document["status"] == answer.status else "an incomplete problem document"
+
+
+async def test_bad_input_is_refused_with_a_code_and_is_never_a_defect(running: Town, spare: Community) -> None:
+    async def check(endpoint: Endpoint, what: str, sent: Sent, is_refused: bool) -> str:
+        answer = await running.send(sent, spare.caller(endpoint))
+        wrong = "is taken" if is_refused else ""
+        if not answer.is_success:
+            wrong = "is a defect" if answer.status >= 500 else problem_in(answer)
+        return f"{endpoint} {what} {wrong}: {answer.status} {answer.text[:200]}" if wrong else ""
+
+    wrong = [(endpoint, each) for endpoint in ENDPOINTS for each in spoiled(endpoint, await spare.prepare(endpoint))]
+    assert len(wrong) > 20 * len(ENDPOINTS)
+    assert await all_of(check(endpoint, each.what, each.sent, each.is_refused) for endpoint, each in wrong) == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def described(running: Town) -> st.SearchStrategy[Sent]:
+    """Requests as the platform's own documentation describes them."""
+    document = (await running.send(Sent("GET", "/openapi.json", b"", {}))).json()
+    return requests(document, sorted(set(running.communities[2].words.ids.values())))
+
+
+@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+async def test_a_request_as_the_documentation_describes_it_is_never_a_defect(
+    running: Town, spare: Community, described: st.SearchStrategy[Sent], data: st.DataObject
+) -> None:
+    answer = await running.send(data.draw(described), spare.manager)
+    assert answer.status < 500, answer.text
+    assert answer.is_success or not problem_in(answer), answer.text

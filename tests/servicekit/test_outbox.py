@@ -184,6 +184,24 @@ async def test_events_of_an_aggregate_leave_in_order_from_several_processes(serv
     assert is_in_order(events)
 
 
+async def test_events_that_follow_each_other_closely_leave_once_each(servers: Servers, url: str) -> None:
+    watcher = await nats.connect(servers.nats.url)
+    seen: list[str] = []
+
+    async def see(message: Any) -> None:
+        seen.append(message.headers["ce-sequence"])
+
+    await watcher.subscribe("linli.toy.>", cb=see)
+    await watcher.flush()
+    async with process(url, servers.nats.url) as one:
+        for version in range(1, 101):
+            await one.publish(Spoken(word_id="a"), versions=[version])
+        await eventually(one.all_sent)
+    await watcher.flush()
+    await watcher.close()
+    assert seen == [str(version) for version in range(1, 101)]
+
+
 async def _two_processes_of_which_the_first_is_slow(servers: Servers, url: str) -> list[tuple[str, int]]:
     async with process(url, servers.nats.url, runs=False) as slow, process(url, servers.nats.url) as quick:
         may_go = hold(slow.publisher)

@@ -78,4 +78,13 @@ CREATE TABLE idempotency_keys (
 CREATE INDEX idempotency_keys_created ON idempotency_keys USING brin (created_at);
 SELECT wall('idempotency_keys');
 
+-- The calendars of communities, from identity's events. The newest version wins.
+CREATE TABLE known_communities (
+    community_id uuid PRIMARY KEY,
+    time_zone text NOT NULL,
+    version bigint NOT NULL,
+    known_since timestamptz NOT NULL
+);
+SELECT wall('known_communities');
+
 -- migrate:down

@@ -3,17 +3,6 @@
 
 -- migrate:up
 
--- What billing knows of a community: its calendar.
-CREATE TABLE communities (
-    community_id uuid PRIMARY KEY,
-    time_zone text NOT NULL,
-    -- Of the event that said so; an older one that comes later is ignored.
-    version bigint NOT NULL,
-    -- Days before it are not reconciled by the timer.
-    known_since timestamptz NOT NULL
-);
-SELECT wall('communities');
-
 CREATE TABLE charges (
     charge_id uuid PRIMARY KEY,
     community_id uuid NOT NULL,

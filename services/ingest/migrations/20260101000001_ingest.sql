@@ -28,14 +28,6 @@ CREATE TABLE devices (
 CREATE INDEX devices_by_community ON devices (community_id, device_id);
 SELECT wall('devices');
 
--- Time zones, from identity's events.
-CREATE TABLE communities (
-    community_id uuid PRIMARY KEY,
-    time_zone text NOT NULL,
-    version bigint NOT NULL
-);
-SELECT wall('communities');
-
 -- What a lane does when its decision is late, from parking's events.
 CREATE TABLE lanes (
     community_id uuid NOT NULL,

@@ -110,12 +110,4 @@ CREATE INDEX observed_objects_newest ON observed_objects (community_id, device_i
 CREATE INDEX observed_objects_received ON observed_objects USING brin (received_at);
 SELECT wall('observed_objects');
 
--- What identity says of a community, as far as it matters here: its days begin at its own midnight.
-CREATE TABLE communities (
-    community_id uuid PRIMARY KEY,
-    time_zone text NOT NULL,
-    version bigint NOT NULL
-);
-SELECT wall('communities');
-
 -- migrate:down

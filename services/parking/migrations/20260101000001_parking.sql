@@ -3,14 +3,6 @@
 
 -- migrate:up
 
--- What parking knows of a community: its time zone. The newest version wins.
-CREATE TABLE communities (
-    community_id uuid PRIMARY KEY,
-    time_zone text NOT NULL,
-    version bigint NOT NULL
-);
-SELECT wall('communities');
-
 CREATE TABLE lots (
     lot_id uuid PRIMARY KEY,
     community_id uuid NOT NULL,
