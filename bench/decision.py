@@ -139,5 +139,3 @@ async def measure(local: Local) -> None:
         ratio_p50=p50 / bare_p50,
         aim="ratio_p50 <= 2.5, p99 <= 50 ms",
     )
-
-

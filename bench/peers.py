@@ -69,9 +69,7 @@ def fastapi_application() -> Any:
                 )
             )
         got = await channel[0](GetCommunityRequest())
-        return Answer(
-            community_id=got.community_id, name=got.name, time_zone=got.time_zone, modules=list(got.modules), version=got.version
-        )
+        return Answer(community_id=got.community_id, name=got.name, time_zone=got.time_zone, modules=list(got.modules), version=got.version)
 
     return application
 

@@ -49,9 +49,6 @@ class Secrets:
         return self._values[name]
 
 
-
-
-
 def write_private(file: Path, text: str) -> None:
     """Writes a file that only its owner can read, whole or not at all."""
     fresh = file.with_suffix(".new")

@@ -1,7 +1,7 @@
 """Generates libs/linli from proto/, and checks that it is fresh, well-formed and compatible.
 
-`proto/accepted.binpb` is the contracts as they were last accepted: what devices, phones and other versions of our services already rely on. Changes
-that break them are refused; `make contracts-accept` moves the line, on purpose and visibly in a diff.
+`proto/accepted.binpb` is the contracts as they were last accepted: what devices, phones and other versions of our services already rely
+on. Changes that break them are refused; `make contracts-accept` moves the line, on purpose and visibly in a diff.
 """
 
 import filecmp
@@ -29,7 +29,7 @@ def generate(target: Path) -> None:
 
 
 def check() -> None:
-    """Lints the contracts, compares them with the accepted ones, and the generated code with a fresh generation. Exits when one is wrong."""
+    """Lints the contracts, compares them with the accepted ones, and the generated code with a fresh generation; exits when one is off."""
     _run([str(SCRIPTS / "buf"), "lint"])
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)

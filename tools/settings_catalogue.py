@@ -14,8 +14,8 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
 _INTRODUCTION = """# Settings
 
 Generated from the code by `make settings`. A process reads its settings from the environment. What a service has for itself, such as
-`LINLI_PARKING_DATABASE_URL`, may also be set for all services without the service's name. `<NAME>_FILE` names a file that holds the value, for
-secrets. A value that is missing or wrong stops the start with its name.
+`LINLI_PARKING_DATABASE_URL`, may also be set for all services without the service's name. `<NAME>_FILE` names a file that holds the
+value, for secrets. A value that is missing or wrong stops the start with its name.
 """
 
 
@@ -27,7 +27,8 @@ def render() -> str:
     parts += _section("Every service", NatsSettings, "<SERVICE>")
     served = ", ".join(service.name for service in services if service.http is not None)
     parts += _section(f"Every service that speaks HTTP ({served})", HttpSettings, "<SERVICE>")
-    parts += ["## Where services find each other\n", f"`{PREFIX}_<SERVICE>_ADDRESS` overrides `{PREFIX}_SERVICE_ADDRESS` for one service.\n"]
+    parts += ["## Where services find each other\n"]
+    parts += [f"`{PREFIX}_<SERVICE>_ADDRESS` overrides `{PREFIX}_SERVICE_ADDRESS` for one service.\n"]
     for service in services:
         if msgspec.structs.fields(service.settings):
             parts += _section(service.name, service.settings, service.name.upper())

@@ -242,9 +242,7 @@ async def _measure(town: Town) -> None:
     while True:
         now = time.time_ns() // 1000
         batch += 1
-        readings = [
-            {"metric": "co_ppm", "at_us": now + i, "value": round(town.chance.gauss(9, 2), 2), "sequence": i} for i in range(20)
-        ]
+        readings = [{"metric": "co_ppm", "at_us": now + i, "value": round(town.chance.gauss(9, 2), 2), "sequence": i} for i in range(20)]
         body = {"batch_id": f"{now}", "readings": readings}
         with contextlib.suppress(httpx.HTTPError):
             answer = await town.client.post(

@@ -8,7 +8,7 @@ CREATE TABLE devices (
     device_id text PRIMARY KEY,
     community_id uuid NOT NULL,
     name text NOT NULL,
-    kind smallint NOT NULL,
+    kind bigint NOT NULL,
     -- SHA-256 of the secret, for HTTP Basic and MQTT.
     secret_hash bytea NOT NULL,
     -- MD5(id:realm:secret) for digest authentication, encrypted: whoever reads it could sign in with it.
@@ -34,7 +34,7 @@ CREATE TABLE lanes (
     lane_id text NOT NULL,
     camera_device_id text NOT NULL,
     gate_device_id text NOT NULL,
-    decision_limit_ms integer NOT NULL,
+    decision_limit_ms bigint NOT NULL,
     opens_offline boolean NOT NULL,
     version bigint NOT NULL,
     PRIMARY KEY (community_id, lane_id)
