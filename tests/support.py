@@ -1,6 +1,16 @@
 """What tests stand on: real servers, fresh databases, running services, signed callers.
 
-Servers are started once for each test worker; each test gets databases cloned from migrated templates and a NATS without streams.
+Servers are started once for each test worker; each platform gets empty databases and a NATS without streams, in about 50 ms. Tests whose
+rows do not meet, because each has a community of its own, share one platform in a module:
+
+    pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def running(servers: Servers) -> AsyncIterator[Platform]:
+        async with platform(servers, SERVICE) as started:
+            yield started
+
+Everything asynchronous in such a module runs on the module's loop; a test there that starts a platform of its own keeps the streams.
 """
 
 import asyncio

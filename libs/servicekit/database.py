@@ -72,14 +72,14 @@ class Resources:
 class Transaction:
     """One transaction in one scope. Commits when its block ends, rolls back when it raises.
 
-    `now` is one instant for the whole transaction. `principal` is who asked, None for events and timers.
+    `now` is one instant for the whole transaction. `principal` is who asked, None for events and timers. `scope` is where it is now.
     """
 
-    __slots__ = ("_connection", "_events", "_resources", "_scope", "now", "principal")
+    __slots__ = ("_connection", "_events", "_resources", "now", "principal", "scope")
 
     def __init__(self, connection: "Connection", scope: Scope, now: datetime, principal: Principal | None, resources: Resources) -> None:
         self._connection = connection
-        self._scope = scope
+        self.scope = scope
         self._resources = resources
         self._events: list[Envelope] = []
         self.now = now
@@ -88,8 +88,8 @@ class Transaction:
     @property
     def community_id(self) -> uuid.UUID:
         """The community that this transaction is in. Raises RuntimeError in the platform scope."""
-        if isinstance(self._scope, uuid.UUID):
-            return self._scope
+        if isinstance(self.scope, uuid.UUID):
+            return self.scope
         raise RuntimeError("the transaction is in no community")
 
     @property
@@ -106,7 +106,7 @@ class Transaction:
     async def enter(self, scope: Scope) -> None:
         """Moves the rest of the transaction to another scope."""
         await self._connection.execute("SELECT set_config('linli.community', $1, true)", str(scope))
-        self._scope = scope
+        self.scope = scope
 
     async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         """All rows."""
@@ -158,6 +158,8 @@ class Transaction:
         """
         if not self._events:
             return (), True
+        if any(event.community_id != self.scope for event in self._events):
+            await self.enter(PLATFORM)  # Published before the transaction moved on to where it is now.
         columns = zip(*(_outbox_row(event) for event in self._events), strict=True)
         return self._events, await self.fetchval(_INSERT_EVENTS, *(list(column) for column in columns))
 

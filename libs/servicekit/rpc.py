@@ -328,6 +328,8 @@ class Method:
 
     async def _store(self, transaction: Transaction, key: "_Key", response: bytes) -> bytes:
         """Keeps the answer for repetitions, and returns the one that is kept: the first."""
+        if transaction.scope != transaction.caller.community_id:
+            await transaction.enter(transaction.caller.community_id)  # The function has moved on to where it is now.
         owner = (transaction.caller.community_id, transaction.caller.account_id, key.digest)
         if self._secret:
             await transaction.execute(_STORE_RESPONSE, *owner, b"")

@@ -14,12 +14,11 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from linli.device.v1.events_pb2 import Reading, ReadingBatch
-from servicekit.errors import FieldViolation, Invalid, ServiceError, Unauthenticated
+from servicekit.errors import FieldViolation, Invalid
 from servicekit.identifiers import derived_id
-from services.ingest import device_http
 from services.ingest.device_http import Answer, Request, Route, TooLarge, UnsupportedMedia, json_answer, malformed
 from services.ingest.devices import Kind, KnownDevice
-from services.ingest.intake import CHALLENGE, EDGE_BOX_LIMIT, Intake, refused, within
+from services.ingest.intake import EDGE_BOX_LIMIT, Intake, refused, render, within
 
 PATH = "/devices/readings"
 BODY_BYTES_MAX = 1024 * 1024
@@ -60,13 +59,7 @@ _decoder = msgspec.json.Decoder(_Batch, strict=False)
 
 def routes(intake: Intake) -> Mapping[tuple[str, str], Route]:
     """The one path of this protocol."""
-    return {("POST", PATH): Route(partial(_receive, intake), _render)}
-
-
-def _render(error: ServiceError, request: Request) -> Answer:
-    answer = device_http.render(error, request)
-    headers = (CHALLENGE,) if isinstance(error, Unauthenticated) else ()
-    return Answer(answer.body, answer.status, headers)
+    return {("POST", PATH): Route(partial(_receive, intake), render)}
 
 
 async def _receive(intake: Intake, request: Request) -> Answer:

@@ -59,17 +59,17 @@ class Decisions:
 
     async def wait(self, record: RecordKey, seconds: float, gone: Awaitable[None]) -> tuple[Decision | None, bool]:
         """The decision, if it comes within `seconds`, and whether the camera is still there: `gone` returns when it is not."""
-        present = asyncio.ensure_future(gone)
+        leaving = asyncio.ensure_future(gone)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(record, []).append(future)
         try:
             if record not in self._made and seconds > 0:
-                await asyncio.wait((future, present), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((future, leaving), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             else:
                 await asyncio.sleep(0)  # A connection that is closed already shows now.
-            return self.made(record), not present.done()
+            return self.made(record), not leaving.done()
         finally:
-            present.cancel()
+            leaving.cancel()
             waiting = self._waiting[record]
             waiting.remove(future)
             if not waiting:

@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -23,8 +23,7 @@ _REQUESTS_MAX = 2000
 _DISCARDED_BYTES_MAX = 32 * 1024 * 1024
 # All bodies that are held at once, whoever sent them.
 _HELD_BYTES_MAX = 256 * 1024 * 1024
-_JSON = (b"content-type", b"application/json; charset=utf-8")
-
+_JSON = b"application/json; charset=utf-8"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -64,12 +63,13 @@ class Answer:
     body: bytes
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    media: bytes = _JSON
     afterwards: Callable[[], Awaitable[None]] | None = None
 
 
-def json_answer(value: object, status: int = 200, *, afterwards: Callable[[], Awaitable[None]] | None = None) -> Answer:
+def json_answer(value: object, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
     """An answer in JSON."""
-    return Answer(msgspec.json.encode(value), status, (), afterwards)
+    return Answer(msgspec.json.encode(value), status, tuple(headers))
 
 
 class Held:
@@ -155,7 +155,7 @@ class Request:
             pass
 
     def release(self) -> None:
-        """Gives the body's share of memory back."""
+        """Gives the body's share of memory back, when nobody needs the body any more."""
         self._held.bytes -= self._body_bytes
         self._body_bytes = 0
 
@@ -276,7 +276,7 @@ def application(
         try:
             with telemetry.entry(f"{request.method} {request.path if request.path in paths else ''}", request.header(b"traceparent")):
                 made = await answer(request)
-                headers = [(b"content-length", b"%d" % len(made.body)), _JSON, *made.headers]
+                headers = [(b"content-length", b"%d" % len(made.body)), (b"content-type", made.media), *made.headers]
                 await send({"type": "http.response.start", "status": made.status, "headers": headers})
                 await send({"type": "http.response.body", "body": made.body})
                 if made.afterwards is not None:
@@ -306,4 +306,4 @@ def _with_headers(answer: Answer, error: ServiceError, close: bool) -> Answer:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if close:
         headers.append((b"connection", b"close"))
-    return Answer(answer.body, answer.status, tuple(headers))
+    return replace(answer, headers=tuple(headers))

@@ -8,7 +8,7 @@ import base64
 import uuid
 from collections.abc import Awaitable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
 
@@ -19,9 +19,10 @@ from servicekit.errors import ServiceError, Unauthenticated, Unavailable
 from servicekit.events import envelope
 from servicekit.identifiers import derived_id
 from servicekit.messaging import Publisher
+from services.ingest import device_http
 from services.ingest.credentials import Vault, is_secret
 from services.ingest.decisions import Decisions
-from services.ingest.device_http import Request
+from services.ingest.device_http import Answer, Request
 from services.ingest.devices import Kind, KnownDevice
 from services.ingest.digest import Nonces
 from services.ingest.images import Images
@@ -32,7 +33,7 @@ CAMERA_LIMIT = Limit(requests_per_s=200, in_flight_max=128)
 EDGE_BOX_LIMIT = Limit(requests_per_s=5000, in_flight_max=256)
 # How long the broker may take to acknowledge a report about a barrier before it goes to the outbox.
 _REPORT_S = 0.3
-CHALLENGE = (b"www-authenticate", b'Basic realm="linli", charset="UTF-8"')
+_CHALLENGE = (b"www-authenticate", b'Basic realm="linli", charset="UTF-8"')
 
 
 class Background:
@@ -135,6 +136,12 @@ class Intake:
 def refused() -> Unauthenticated:
     """The one answer to whoever cannot show who it is: it does not tell whether there is such a device."""
     return Unauthenticated("ingest.credential_refused", "设备不存在或凭证错误", "Unknown device or wrong credential")
+
+
+def render(error: ServiceError, request: Request) -> Answer:
+    """An error for a device that signs in with HTTP Basic."""
+    answer = device_http.render(error, request)
+    return replace(answer, headers=(_CHALLENGE,)) if isinstance(error, Unauthenticated) else answer
 
 
 def basic(header: str) -> tuple[str, str]:

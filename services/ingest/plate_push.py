@@ -6,19 +6,20 @@ lane's offline rule when the decision is late. What the body means is in `plate_
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from urllib.parse import parse_qs
 
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
-from servicekit.errors import FieldViolation, Invalid, ServiceError, Unauthenticated, Unavailable
+from servicekit.errors import FieldViolation, Invalid, Unavailable
 from servicekit.identifiers import derived_id
 from servicekit.times import to_timestamp
 from services.ingest import device_http, loose, plate_frames
 from services.ingest.decisions import Decision, RecordKey
 from services.ingest.device_http import Answer, Gone, Request, Route, json_answer
 from services.ingest.devices import DECISION_LIMIT_MS, Kind, KnownDevice
-from services.ingest.intake import CAMERA_LIMIT, CHALLENGE, Intake, refused, within
+from services.ingest.intake import CAMERA_LIMIT, Intake, refused, render, within
 from services.ingest.plate_frames import Frame
 
 PATH = "/devices/plate"
@@ -33,13 +34,7 @@ _OFFLINE_OPEN = timedelta(seconds=10)
 
 def routes(intake: Intake) -> Mapping[tuple[str, str], Route]:
     """The one path of this protocol."""
-    return {("POST", PATH): Route(partial(_receive, intake), _render)}
-
-
-def _render(error: ServiceError, request: Request) -> Answer:
-    answer = device_http.render(error, request)
-    headers = (CHALLENGE,) if isinstance(error, Unauthenticated) else ()
-    return Answer(answer.body, answer.status, headers)
+    return {("POST", PATH): Route(partial(_receive, intake), render)}
 
 
 async def _receive(intake: Intake, request: Request) -> Answer:
@@ -48,6 +43,7 @@ async def _receive(intake: Intake, request: Request) -> Answer:
     with intake.admitted(known, CAMERA_LIMIT):
         received_at = intake.clock()
         frame, image_keys = await _frame(intake, request, known, received_at)
+        request.release()
         if frame is None:
             return json_answer({})
         return await _decide(intake, request, known, _observation(known, frame, image_keys, received_at), frame, started)
@@ -74,7 +70,8 @@ async def _frame(intake: Intake, request: Request, known: KnownDevice, received_
         raise Invalid("ingest.no_plate_result", "请求中没有识别结果", "The body holds no plate result", fields=[field]) from None
     _check_serial(frame.serial, known)
     keys = await intake.images.keep(known.community_id, received_at, frame.pictures, _PICTURE_S) if frame.pictures else []
-    return frame, keys
+    # The camera may wait for seconds; its pictures need not.
+    return replace(frame, pictures=()), keys
 
 
 def _check_serial(serial: str, known: KnownDevice) -> None:
@@ -102,7 +99,7 @@ async def _decide(intake: Intake, request: Request, known: KnownDevice, read: Pl
     record: RecordKey = (known.community_id, known.device_id, read.record_id)
     loop = asyncio.get_running_loop()
     limit_s = (known.lane.decision_limit_ms if known.lane else DECISION_LIMIT_MS) / 1000
-    # A decision that is known already was made on this very record, which is kept then.
+    # What a decision is known of is on record already.
     if intake.decisions.made(record) is None:
         event_id = derived_id("plate", known.device_id, read.record_id)
         try:
@@ -147,8 +144,9 @@ def _answer(intake: Intake, known: KnownDevice, frame: Frame, read: PlateRead, d
     opens = decision.opens(now)
     info = decision.info if opens or decision.opens_until is None else "expired"
     body = {"info": info, "channelNum": frame.channel, "delay": _PULSE_MS, "msgId": frame.message_id or read.record_id}
+    answer = json_answer({"Response_AlarmInfoPlate": body})
     if not opens or not decision.command_id:
-        return json_answer({"Response_AlarmInfoPlate": body})
+        return answer
 
     async def acknowledge() -> None:
         outcome = GateAcknowledged(
@@ -159,4 +157,4 @@ def _answer(intake: Intake, known: KnownDevice, frame: Frame, read: PlateRead, d
         )
         await intake.report(known.community_id, outcome, known.device_id, decision.command_id)
 
-    return json_answer({"Response_AlarmInfoPlate": body}, afterwards=acknowledge)
+    return replace(answer, afterwards=acknowledge)

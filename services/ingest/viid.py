@@ -7,6 +7,7 @@ digest with every request are checked every time. What the records say is in `vi
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -95,8 +96,12 @@ def _local_time(now: datetime, known: KnownDevice | None) -> str:
     return now.astimezone(known.zone if known else DEFAULT_ZONE).strftime("%Y%m%d%H%M%S")
 
 
-def _single(status: dict[str, Any], http_status: int = 200) -> Answer:
-    return json_answer({"ResponseStatusObject": status}, http_status)
+def _answer(value: dict[str, Any], http_status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+    return replace(json_answer(value, http_status, headers), media=b"application/VIID+JSON;charset=utf-8")
+
+
+def _single(status: dict[str, Any], http_status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+    return _answer({"ResponseStatusObject": status}, http_status, headers)
 
 
 async def _checked(intake: Intake, handler: Handler, request: Request) -> Answer:
@@ -117,11 +122,8 @@ def _render(intake: Intake, error: ServiceError, request: Request) -> Answer:
         code = BUSY
     else:
         code = BAD_CONTENT if isinstance(error, TooLarge) else BAD_FORMAT
-    answer = _single(_status(intake, request, code, text=f"{_TEXTS[code]}: {error.code}"), error.http_status)
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if isinstance(error, Challenged):
-        headers = ((b"www-authenticate", error.header.encode()),)
-    return Answer(answer.body, answer.status, headers)
+    headers = [(b"www-authenticate", error.header.encode())] if isinstance(error, Challenged) else []
+    return _single(_status(intake, request, code, text=f"{_TEXTS[code]}: {error.code}"), error.http_status, headers)
 
 
 # Who is asking.
@@ -222,7 +224,7 @@ async def _tell_time(intake: Intake, request: Request) -> Answer:
             "LocalTime": _local_time(now, known),
             "TimeZone": known.zone.key,
         }
-        return json_answer({"SystemTimeObject": time})
+        return _answer({"SystemTimeObject": time})
 
 
 # Records.
@@ -236,8 +238,8 @@ async def _take_records(intake: Intake, kind: RecordKind, request: Request) -> A
         taken = await asyncio.gather(*(_take(intake, known, group) for group in groups))
         statuses = [_status(intake, request, code, identifier, known) for code, identifier in taken]
         busy = any(code == BUSY for code, _ in taken)
-        answer = json_answer({"ResponseStatusListObject": {"ResponseStatusObject": statuses}}, 503 if busy else 200)
-        return Answer(answer.body, answer.status, ((b"retry-after", b"1"),)) if busy else answer
+        body = {"ResponseStatusListObject": {"ResponseStatusObject": statuses}}
+        return _answer(body, 503, [(b"retry-after", b"1")]) if busy else _answer(body)
 
 
 _Group = Sequence[tuple[RecordKind, object]]

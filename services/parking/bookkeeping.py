@@ -3,7 +3,7 @@
 What the sessions are is decided in `sessions.py`, what a lane does in `operations.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -56,7 +56,7 @@ async def keep(
     known = {read.read_id: read for read in situation.reads}
     new = [step.read for step in books.steps if step.read.read_id not in known]
     assert len(new) <= (arrived is not None)
-    reviews, moot = _reviews(books, before, gone)
+    reviews, moot = _reviews(books, before, known, gone)
     if opened_offline is not None:
         reviews.append(_review(OPENED_OFFLINE, opened_offline, () if opened_offline.session_id is None else (opened_offline.session_id,)))
     changes = Changes(
@@ -78,13 +78,16 @@ def _inside(sessions: Iterable[Session]) -> int:
     return sum(session.state is SessionState.OPEN for session in sessions)
 
 
-def _reviews(books: Replay, before: Mapping[UUID, Session], gone: Iterable[UUID]) -> tuple[list[NewReview], set[tuple[UUID, str]]]:
+def _reviews(
+    books: Replay, before: Mapping[UUID, Session], known: Collection[UUID], gone: Iterable[UUID]
+) -> tuple[list[NewReview], set[tuple[UUID, str]]]:
     """What must be looked at, and what need not be any more."""
     reviews: list[NewReview] = []
     moot = {(session_id, EXIT_MISSED) for session_id in gone}
     for step in books.steps:
         kind = _review_kind(step)
-        moot |= {(step.read.read_id, other) for other in (CONFUSABLE, UNMATCHED) if other != kind}
+        if step.read.read_id in known:
+            moot |= {(step.read.read_id, other) for other in (CONFUSABLE, UNMATCHED) if other != kind}
         if kind is not None:
             reviews.append(_review(kind, step.read, step.candidates))
     for session in books.sessions.values():

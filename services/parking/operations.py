@@ -198,6 +198,7 @@ def _replayed(
         since=situation.since if arrival is None else min(situation.since, arrival.read.passed_at),
         now=tx.now,
         calendar=_calendar(situation.time_zone),
+        permit_ids=situation.permit_ids,
         arrival=arrival,
     )
 
@@ -457,8 +458,7 @@ async def _reckon_with(tx: Transaction, lot_id: UUID, plate: str, read: Read) ->
     """Replays the books of a plate with a read as a person has described it."""
     situation = await store.load_situation(tx, lot_id, plate, read.passed_at)
     others = [other for other in situation.reads if other.read_id != read.read_id]
-    calendar = _calendar(situation.time_zone)
-    books = replay(situation.sessions, [*others, read], since=situation.since, now=tx.now, calendar=calendar)
+    books = _replayed(tx, replace(situation, reads=(*others, read)))
     await record_store.update_read(tx, read)
     await bookkeeping.keep(tx, lot_id, replace(situation, reads=(*others, read)), books)
     return books

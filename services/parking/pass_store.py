@@ -47,8 +47,8 @@ WITH permit AS (
     INSERT INTO permits (permit_id, community_id, lot_id, household_id, space_id, plates, valid_from, valid_until)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 )
-INSERT INTO permit_plates (permit_id, community_id, lot_id, plate, lookalike)
-SELECT $1, $2, $3, plate, lookalike FROM unnest($6::text[], $9::text[]) AS plates (plate, lookalike)
+INSERT INTO permit_plates (permit_id, community_id, lot_id, plate, lookalike, valid_until)
+SELECT $1, $2, $3, plate, lookalike, $8 FROM unnest($6::text[], $9::text[]) AS plates (plate, lookalike)
 """
 
 

@@ -1,7 +1,10 @@
 """What parking does when something happened elsewhere: one function for each event that it consumes."""
 
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
@@ -17,6 +20,8 @@ from services.parking.plates import NotAPlate, normalise
 from services.parking.sessions import Movement
 from services.parking.store import Record
 
+_LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_FAR_AHEAD: Final = datetime(2199, 1, 1, tzinfo=UTC)
 _OUTCOMES: Final = {
     GateAcknowledged.OUTCOME_OPENED: "opened",
     GateAcknowledged.OUTCOME_EXPIRED: "expired",
@@ -33,7 +38,7 @@ async def decide_lane_on_plate_read(tx: Transaction, event: Received[PlateRead])
         plate=read.plate,
         plate_colour=read.plate_colour,
         plate_class=read.plate_class,
-        occurred_at=to_datetime(read.occurred_at, "occurred_at"),
+        occurred_at=_camera_time(read.occurred_at),
         received_at=to_datetime(read.received_at, "received_at"),
     )
     await operations.decide_lane(tx, seen, read.lane_number)
@@ -47,7 +52,7 @@ async def book_passage_on_opened_offline(tx: Transaction, event: Received[Opened
         plate=opened.plate,
         plate_colour="",
         plate_class="",
-        occurred_at=to_datetime(opened.occurred_at, "occurred_at"),
+        occurred_at=_camera_time(opened.occurred_at),
         received_at=to_datetime(opened.opened_at, "opened_at"),
     )
     await operations.record_offline_opening(tx, _id(opened.lane_id, "lane_id"), seen)
@@ -91,6 +96,14 @@ async def forget_vehicle_on_vehicle_removed(tx: Transaction, event: Received[Veh
     """A household has a vehicle no more."""
     vehicle_id = _id(event.message.vehicle_id, "vehicle_id")
     await pass_store.save_vehicle(tx, vehicle_id, None, _plate(event.message.plate), (), event.version)
+
+
+def _camera_time(said: Timestamp) -> datetime:
+    """When a camera says it was; the nearest time that can be reckoned with, of a camera that has lost the date."""
+    try:
+        return to_datetime(said, "occurred_at")
+    except Invalid:
+        return _LONG_AGO if said.seconds < _LONG_AGO.timestamp() else _FAR_AHEAD
 
 
 def _plate(text: str) -> str:

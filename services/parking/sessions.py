@@ -9,7 +9,7 @@ Pure. What a lane answers is in `lanes.py`, what a stay costs in `charges.py`; t
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -197,14 +197,16 @@ def replay(
     since: datetime,
     now: datetime,
     calendar: Calendar,
+    permit_ids: Collection[UUID] = (),
     arrival: Arrival | None = None,
 ) -> Replay:
     """The sessions that follow from `reads` since an instant, in whichever order reads and sessions are given.
 
     `reads` are all of these plates since `SAME_PASSAGE_MAX` before `since`, with the one at hand among them. `known` are the sessions as
-    they are kept: those inside at `since` or later, and those of the reads.
+    they are kept: those inside at `since` or later, and those of the reads. `permit_ids` are the month passes all of whose cars are among
+    them: whether there was room on another pass is not looked at again.
     """
-    books = _Books(known, since, now, calendar, arrival)
+    books = _Books(known, since, now, calendar, permit_ids, arrival)
     steps = []
     for read in sorted(reads, key=lambda read: (read.passed_at, read.direction is Direction.EXIT, read.read_id)):
         if read.passed_at >= since and (read.counts or (arrival is not None and arrival.read is read)):
@@ -215,7 +217,15 @@ def replay(
 
 
 class _Books:
-    def __init__(self, known: Iterable[Session], since: datetime, now: datetime, calendar: Calendar, arrival: Arrival | None) -> None:
+    def __init__(
+        self,
+        known: Iterable[Session],
+        since: datetime,
+        now: datetime,
+        calendar: Calendar,
+        permit_ids: Collection[UUID],
+        arrival: Arrival | None,
+    ) -> None:
         self._known = {session.session_id: session for session in known}
         self._sessions = {s.session_id: _rewound(s, since) for s in self._known.values() if s.entered_at < since}
         self._inside = {s.plate: s.session_id for s in self._sessions.values() if s.state is SessionState.OPEN}
@@ -223,6 +233,7 @@ class _Books:
         self._adoptions: dict[UUID, UUID] = {}
         self._now = now
         self._calendar = calendar
+        self._permit_ids = permit_ids
         self._arrival = arrival
 
     def remember(self, read: Read) -> None:
@@ -298,7 +309,7 @@ class _Books:
             )
         assert before is not None
         # What could change is whether its month pass had room; what else it was let in as was true then.
-        admission = admission if before.permit_id is not None else before.admission
+        admission = admission if before.permit_id in self._permit_ids else before.admission
         begun = replace(before, admission=admission, entered_at=read.passed_at, state=SessionState.OPEN, out_at=None, amount_fen=0)
         if before.session_id in self._sessions:
             # It was taken for a repeated read of that stay.

@@ -129,6 +129,8 @@ class Situation:
     """The instant asked for or, of a record that is known already, when that read was made."""
     known_read_id: UUID | None
     """The read that the record is already."""
+    permit_ids: frozenset[UUID]
+    """The month passes that cover it, or what could be taken for it: all of their cars are among the books."""
     sessions: tuple[Session, ...]
     reads: tuple[Read, ...]
     vehicles: tuple[Vehicle, ...]
@@ -144,28 +146,22 @@ class Situation:
 
 # One row of JSON: a dozen small look-ups in one round trip. Rows come as text that msgspec makes dataclasses of.
 _SELECT_SITUATION = """
-WITH RECURSIVE record AS MATERIALIZED (
+WITH record AS MATERIALIZED (
     SELECT read_id, passed_at FROM reads WHERE community_id = $1 AND camera_device_id = $6 AND record_id = $7
 ), began AS MATERIALIZED (
     SELECT coalesce((SELECT passed_at FROM record), $5::timestamptz) AS at
-), together AS (
-    SELECT $4::text AS lookalike
-    UNION
-    SELECT mate.lookalike FROM together JOIN permit_plates mine ON mine.lot_id = $2 AND mine.lookalike = together.lookalike
-    JOIN permit_plates mate USING (permit_id) JOIN permits USING (permit_id)
-    WHERE permits.valid_until >= $5 - interval '31 days'
+), together AS MATERIALIZED (
+    SELECT array_append(array_agg(DISTINCT mate.lookalike), $4::text) AS keys,
+           coalesce(array_agg(DISTINCT mine.permit_id), '{}') AS permit_ids
+    FROM permit_plates mine JOIN permit_plates mate ON mate.permit_id = mine.permit_id
+    WHERE mine.lot_id = $2 AND mine.lookalike = $4 AND mine.valid_until >= $5 - interval '31 days'
 ), seen AS MATERIALIZED (
     SELECT read_id, lane_id, direction, plate, plate_kind, passed_at, reason, counts, opened, went_out AS left, session_id, by_hand,
            assigned AS is_assigned,
            (SELECT min(other.passed_at) FROM reads other
             WHERE other.lane_id = reads.lane_id AND other.passed_at > reads.passed_at AND other.plate <> reads.plate) AS overtaken_at
     FROM reads
-    WHERE lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND passed_at >= (SELECT at FROM began) - $8::interval
-), wanted AS MATERIALIZED (
-    SELECT session_id FROM sessions
-    WHERE lot_id = $2 AND lookalike IN (SELECT lookalike FROM together) AND out_at >= (SELECT at FROM began)
-    UNION
-    SELECT session_id FROM seen WHERE session_id IS NOT NULL
+    WHERE lot_id = $2 AND lookalike = ANY((SELECT keys FROM together)::text[]) AND passed_at >= (SELECT at FROM began) - $8::interval
 ), around AS MATERIALIZED (
     SELECT session_id, plate, plate_kind, admission, entered_at, state, nullif(out_at, 'infinity') AS out_at, amount_fen, permit_id,
            visitor_pass_id, free_minutes, household_id, tariff_id, document::text AS tariff, abandoned AS is_abandoned, sessions.version,
@@ -174,11 +170,18 @@ WITH RECURSIVE record AS MATERIALIZED (
            END AS charge,
            coalesce((SELECT json_agg(json_build_object('at', at, 'amount_fen', movements.amount_fen) ORDER BY at, movement_id)
                FROM movements WHERE movements.session_id = sessions.session_id), '[]') AS movements
-    FROM sessions JOIN wanted USING (session_id) LEFT JOIN tariffs USING (tariff_id)
+    FROM sessions LEFT JOIN tariffs USING (tariff_id)
+    WHERE session_id = ANY(ARRAY(
+        SELECT session_id FROM sessions
+        WHERE lot_id = $2 AND lookalike = ANY((SELECT keys FROM together)::text[]) AND out_at >= (SELECT at FROM began)
+        UNION
+        SELECT session_id FROM seen
+    ))
 )
 SELECT json_build_object(
     'since', (SELECT at FROM began),
     'known_read_id', (SELECT read_id FROM record),
+    'permit_ids', (SELECT permit_ids FROM together),
     'sessions', coalesce((SELECT json_agg(around) FROM around), '[]'),
     'reads', coalesce((SELECT json_agg(seen) FROM seen), '[]'),
     'vehicles', coalesce((SELECT json_agg(json_build_object('plate', plate, 'household_id', household_id, 'account_ids', account_ids))
@@ -189,7 +192,8 @@ SELECT json_build_object(
     'is_denied', EXISTS (SELECT FROM denials WHERE lot_id = $2 AND plate = $3),
     'permit', (SELECT json_build_object('permit_id', permit_id, 'household_id', household_id)
         FROM permit_plates JOIN permits USING (permit_id)
-        WHERE permit_plates.lot_id = $2 AND lookalike = $4 AND plate = $3 AND valid_from <= $5 AND $5 < least(valid_until, revoked_at)
+        WHERE permit_plates.lot_id = $2 AND lookalike = $4 AND plate = $3 AND permit_plates.valid_until > $5
+          AND valid_from <= $5 AND $5 < least(permits.valid_until, revoked_at)
         ORDER BY permit_id LIMIT 1),
     'visitor_pass', (SELECT json_build_object('visitor_pass_id', visitor_pass_id, 'free_minutes', free_minutes) FROM visitor_passes
         WHERE community_id = $1 AND plate = $3 AND valid_from <= $5 AND $5 < least(valid_until, revoked_at)

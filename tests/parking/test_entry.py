@@ -350,6 +350,14 @@ async def test_a_read_from_the_future_or_a_year_ago_happened_when_it_came(park: 
     assert abs(entered_at - park.clock.now) <= timedelta(seconds=5)
 
 
+@pytest.mark.parametrize(("seconds", "opened"), [(0, False), (-(10**11), False), (10**11, True)])
+async def test_a_camera_that_has_lost_the_date_is_answered(park: CarPark, seconds: int, opened: bool) -> None:
+    read = park.read("east_in", "京A12345")
+    read.occurred_at.seconds = seconds
+    assert (await park.deliver(read)).opened is opened
+    assert (await park.session("京A12345")).entered_at.ToDatetime(UTC) == park.clock.now
+
+
 async def test_a_read_that_was_overtaken_at_its_lane_opens_nothing(park: CarPark) -> None:
     first = park.read("east_in", "京A00001")
     park.clock.advance(seconds=4)

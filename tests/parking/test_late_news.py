@@ -73,7 +73,7 @@ async def credit(park: CarPark, payment: PaymentSucceeded) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_day_whose_news_comes_late_and_twice_ends_like_the_same_day_in_time(parking: Town, seed: int) -> None:
     chance = random.Random(seed)
-    day = a_day(chance, vehicles=9)
+    day = a_day(chance, vehicles=7)
     in_time = await after(parking, day, day.in_time())
     late = await after(parking, day, day.late_and_twice(chance), chance)
     assert late == in_time

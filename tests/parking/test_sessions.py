@@ -84,12 +84,8 @@ class Lot:
         return next((s for s in self.sessions.values() if s.plate == plate and s.state is SessionState.OPEN), None)
 
     def _replayed(self, plate: str, since: datetime, now: datetime, arrival: Arrival | None = None) -> Replay:
-        keys: set[str] = set()
-        more = {lookalike_key(plate)}
-        while more > keys:
-            keys = more
-            permits = {permit for other, permit in self.permits.items() if lookalike_key(other) in keys}
-            more = keys | {lookalike_key(other) for other, permit in self.permits.items() if permit in permits}
+        permits = {permit for other, permit in self.permits.items() if lookalike_key(other) == lookalike_key(plate)}
+        keys = {lookalike_key(plate)} | {lookalike_key(other) for other, permit in self.permits.items() if permit in permits}
         reads = {
             read.read_id: self._overtaken(read)
             for read in self.reads.values()
@@ -103,7 +99,7 @@ class Lot:
             for s in self.sessions.values()
             if s.session_id in linked or (lookalike_key(s.plate) in keys and (s.out_at is None or s.out_at >= since))
         }
-        books = replay(loaded.values(), reads.values(), since=since, now=now, calendar=CALENDAR, arrival=arrival)
+        books = replay(loaded.values(), reads.values(), since=since, now=now, calendar=CALENDAR, permit_ids=permits, arrival=arrival)
         for session_id in loaded.keys() - books.sessions.keys():
             del self.sessions[session_id]
         self.sessions.update(books.sessions)
@@ -126,9 +122,9 @@ def at(second: int) -> datetime:
     return NOON + timedelta(seconds=second)
 
 
-def after(day: Day, news: Sequence[News], chance: random.Random | None = None) -> Lot:
+def after(day: Day, news: Sequence[News], chance: random.Random | None = None, books: type[Lot] = Lot) -> Lot:
     """The books once all the news has come; payments are late where there is a chance of it, and reported twice."""
-    lot = Lot({plate: UUID(int=number + 1) for number, plates in enumerate(day.permits) for plate in plates})
+    lot = books({plate: UUID(int=number + 1) for number, plates in enumerate(day.permits) for plate in plates})
     payments: list[tuple[int, UUID, Movement]] = []
     for one in [*news, News(10**6, Seen(10**6, 10**6, "京A00000", "east_in"))]:
         for due_second, session_id, movement in sorted(payments, key=lambda payment: payment[0]):
@@ -174,3 +170,17 @@ def test_a_day_whose_news_comes_late_and_twice_ends_like_the_same_day_in_time(se
     chance = random.Random(seed)
     day = a_day(chance, vehicles=12)
     assert after(day, day.late_and_twice(chance), chance).state() == after(day, day.in_time()).state()
+
+
+class HastyLot(Lot):
+    """Books that take everything to happen when it becomes known."""
+
+    def hears(self, seen: Seen, now: datetime) -> None:
+        super().hears(replace(seen, second=round((now - NOON).total_seconds())), now)
+
+
+def test_the_comparison_sees_books_that_go_by_when_news_comes() -> None:
+    chance = random.Random(7)
+    day = a_day(chance, vehicles=12)
+    news = day.late_and_twice(chance)
+    assert after(day, news, chance, HastyLot).state() != after(day, day.in_time()).state()

@@ -7,7 +7,7 @@ request needs that its contract does not tell.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -431,18 +431,19 @@ async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
         "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
         "LINLI_PARKING_VISITOR_PASSES_MAX": "1000",
     }
+    wire = Wire(gateway, _AT_ONCE)
     async with (
         served(application(sandbox, folder / "provider.sqlite", retry_delays_s=(0.1,) * 20), provider),
         httpx.AsyncClient(trust_env=False, timeout=20) as client,
         platform(servers, *catalog.find(["all"]), settings=settings) as running,
+        aclosing(wire),
     ):
-        made = Town(running, Wire(gateway, _AT_ONCE), client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
+        made = Town(running, wire, client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
         async with running.transaction("identity", PLATFORM) as tx:
             await operations.bootstrap_operator(tx, "13900000000", "Operator", PASSWORD)
         operator = {"community_id": str(PLATFORM_COMMUNITY), "phone": "13900000000", "password": PASSWORD}
         made.operator = (await made.call("identity.SignInWithPassword", operator))["access_token"]
         yield made
-        made.wire.close()
 
 
 _LIMITS = ("CODES_PER_ADDRESS_HOUR", "CODES_PER_COMMUNITY_HOUR", "SIGN_INS_PER_ADDRESS_HOUR")

@@ -66,20 +66,22 @@ class Wire:
         keep = None
         try:
             reader, writer = connection or await asyncio.open_connection(self._host, int(self._port))
-            lines = [f"{sent.verb} {sent.target} HTTP/1.1", f"host: {self._host}", f"content-length: {len(sent.content)}"]
-            lines += [f"{name}: {value}" for name, value in sent.headers.items()]
-            writer.write("\r\n".join([*lines, "\r\n"]).encode() + sent.content)
-            async with asyncio.timeout(_DEADLINE_S):
-                answer = await _read(reader)
-            if answer.headers.get("connection") == "close":
-                writer.close()
-            else:
-                keep = reader, writer
-            return answer
+            try:
+                lines = [f"{sent.verb} {sent.target} HTTP/1.1", f"host: {self._host}", f"content-length: {len(sent.content)}"]
+                lines += [f"{name}: {value}" for name, value in sent.headers.items()]
+                writer.write("\r\n".join([*lines, "\r\n"]).encode() + sent.content)
+                async with asyncio.timeout(_DEADLINE_S):
+                    answer = await _read(reader)
+                if answer.headers.get("connection") != "close":
+                    keep = reader, writer
+                return answer
+            finally:
+                if keep is None:
+                    writer.close()
         finally:
             self._idle.put_nowait(keep)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Closes all connections."""
         while not self._idle.empty():
             connection = self._idle.get_nowait()

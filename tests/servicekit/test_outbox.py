@@ -144,6 +144,16 @@ async def test_an_event_of_a_transaction_that_fails_never_leaves(servers: Server
         assert await stored(servers) == [("b", 1)]
 
 
+async def test_events_of_several_communities_leave_from_one_transaction(servers: Servers, url: str) -> None:
+    async with process(url, servers.nats.url) as one:
+        async with one.database.transaction(PLATFORM) as tx:
+            for word in "abc":
+                await tx.enter(uuid.uuid4())
+                tx.publish(Spoken(word_id=word), version=1)
+        await eventually(one.all_sent)
+        assert sorted(await stored(servers)) == [("a", 1), ("b", 1), ("c", 1)]
+
+
 @pytest.mark.parametrize(
     "event",
     [

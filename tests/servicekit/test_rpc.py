@@ -195,6 +195,21 @@ async def test_without_a_key_the_same_request_acts_twice(running: Platform) -> N
     assert await words(running, who.community_id) == ["again", "again"]
 
 
+async def test_a_key_holds_for_a_function_that_moves_to_another_community(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def found(tx: Transaction, _request: Any) -> object:
+        await tx.execute(INSERT, tx.community_id, "founded")
+        await tx.enter(uuid.uuid4())
+        await tx.execute(INSERT, tx.community_id, "first")
+        return message("Said", id=str(tx.community_id))
+
+    monkeypatch.setattr(toy.functions, "say", found)
+    async with platform(servers, QUIET, keep_streams=True) as running:
+        who = principal("toy.say", modules=["toy"])
+        ids = {(await running.caller(who).call(SAY, message("SayRequest", word="go"), idempotency_key="k")).id for _ in range(2)}
+        assert len(ids) == 1
+        assert await words(running, who.community_id) == ["founded"]
+
+
 async def test_a_key_with_another_body_is_a_conflict(running: Platform) -> None:
     caller = speaker(running)
     await caller.call(SAY, message("SayRequest", word="one"), idempotency_key="k")
@@ -364,7 +379,7 @@ async def test_two_calls_that_block_each_other_both_succeed(servers: Servers, mo
         return message("Said")
 
     monkeypatch.setattr(toy.functions, "say", cross)
-    async with platform(servers, QUIET) as running:
+    async with platform(servers, QUIET, keep_streams=True) as running:
         who = principal("toy.say", modules=["toy"])
         await asyncio.gather(*(running.caller(who).call(SAY, message("SayRequest", word=word)) for word in ("left", "right")))
         assert sorted(await words(running, who.community_id)) == ["left", "right"]
@@ -383,7 +398,7 @@ async def test_health_and_reflection_answer(running: Platform) -> None:
 
 async def test_more_calls_at_once_than_the_limit_are_refused_at_once(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc, "CALLS_MAX", 2)
-    async with platform(servers, QUIET) as running:
+    async with platform(servers, QUIET, keep_streams=True) as running:
         peer = Peer(running.grpc_address)
         slow = message("MisbehaveRequest", how="slow").SerializeToString()
         calls = [asyncio.create_task(peer.call(f"/{MISBEHAVE}", slow, timeout_s=10)) for _ in range(2)]

@@ -110,10 +110,12 @@ CREATE TABLE permit_plates (
     lot_id uuid NOT NULL,
     -- The same for plates that cameras take for each other.
     lookalike text NOT NULL,
+    -- The permit's, so that those of years ago are not looked at.
+    valid_until timestamptz NOT NULL,
     PRIMARY KEY (permit_id, plate)
 );
 -- The permit of a plate that is read, and the cars that share it.
-CREATE INDEX permit_plates_read ON permit_plates (lot_id, lookalike);
+CREATE INDEX permit_plates_read ON permit_plates (lot_id, lookalike, valid_until);
 SELECT wall('permit_plates');
 
 CREATE TABLE visitor_passes (
