@@ -82,14 +82,21 @@ def chain_application() -> Any:
     from starlette.routing import Route
 
     state: dict[str, Any] = {}
+    connecting = asyncio.Lock()
 
-    async def decide(request: Request) -> JSONResponse:
-        body = await request.json()
-        if not state:
+    async def connect() -> None:
+        async with connecting:
+            if "pool" in state:
+                return
             user, password = os.environ["PEER_NATS_USER"], os.environ["PEER_NATS_PASSWORD"]
             client = await nats.connect(os.environ["PEER_NATS"], user=user, password=password, inbox_prefix=f"_INBOX.{user}".encode())
             state["stream"] = client.jetstream()
             state["pool"] = await asyncpg.create_pool(os.environ["PEER_DATABASE_URL"], min_size=8, max_size=8)
+
+    async def decide(request: Request) -> JSONResponse:
+        body = await request.json()
+        if "pool" not in state:
+            await connect()
         await state["stream"].publish(os.environ["PEER_SUBJECT"], await request.body())
         async with state["pool"].acquire() as connection, connection.transaction():
             await connection.execute("INSERT INTO bench_decisions (plate) VALUES ($1)", body["plate"])

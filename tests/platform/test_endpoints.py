@@ -210,6 +210,20 @@ async def test_what_another_community_has_is_nothing_to_anybody_here(running: To
     assert await there.listings() == before
 
 
+async def test_the_pages_of_another_community_begin_nowhere_here(running: Town, here: Community, there: Community) -> None:
+    hidden, turned = await there.secrets_from(here), 0
+    for endpoint in GUARDED:
+        if any(field.name == "page_token" for field in endpoint.fields):
+            first = await running.call(endpoint.name, {**there.examples[endpoint.name], "page_size": 1}, there.manager)
+            if token := first["next_page_token"]:
+                turned += 1
+                sent = to_http(endpoint, {**here.examples[endpoint.name], "page_token": token})
+                answer = await running.send(sent, here.manager)
+                assert answer.is_success, f"{endpoint}: {answer.text}"
+                assert not [secret for secret in hidden - {token} if secret in answer.text], endpoint
+    assert turned > 5
+
+
 async def test_the_walk_sees_through_walls_that_are_taken_down(servers: Servers, running: Town, here: Community, there: Community) -> None:
     async with AsyncExitStack() as stack:
         for service in catalog.find(list(running.running.database_urls)):
@@ -237,9 +251,12 @@ async def without_walls(servers: Servers, running: Town, service: Service) -> As
 # Repetitions.
 
 
-def footprint(listings: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """What there is, and how often it was changed."""
-    return Counter((name, str(value)) for name, value in leaves(dict(listings)) if name.endswith("_id") or name == "version")
+def extent(listings: Mapping[str, Any]) -> Counter[str]:
+    """How much there is of everything, and how often it was changed."""
+    found: Counter[str] = Counter()
+    for name, value in leaves(dict(listings)):
+        found[name] += int(str(value)) if name == "version" else 1
+    return found
 
 
 def other_than(endpoint: Endpoint, values: Values) -> Values:
@@ -253,18 +270,40 @@ def other_than(endpoint: Endpoint, values: Values) -> Values:
 
 
 @pytest.mark.parametrize("endpoint", CHANGING, ids=str)
-async def test_a_repetition_is_answered_as_the_first_time_and_changes_nothing(running: Town, here: Community, endpoint: Endpoint) -> None:
-    values, token, key = await here.prepare(endpoint), here.caller(endpoint), str(new_id())
-    first = await running.send(to_http(endpoint, values), token, idempotency_key=key)
-    assert first.is_success, first.text
-    done = footprint(await here.listings(endpoint.route.service))
-    again = await running.send(to_http(endpoint, values), token, idempotency_key=key)
-    if again.code != "request.answer_not_kept":
-        assert (again.status, again.content) == (first.status, first.content)
-    assert footprint(await here.listings(endpoint.route.service)) == done
-    other = await running.send(to_http(endpoint, other_than(endpoint, values)), token, idempotency_key=key)
+async def test_what_comes_again_with_its_key_is_answered_as_before_and_happens_once(
+    running: Town, here: Community, endpoint: Endpoint
+) -> None:
+    token, key, service = here.caller(endpoint), {"idempotency_key": str(new_id())}, endpoint.route.service
+    values, another = await here.prepare(endpoint), await here.prepare(endpoint)
+    before = extent(await here.listings(service))
+    answers = await asyncio.gather(*(running.send(to_http(endpoint, values), token, **key) for _ in range(3)))
+    answers.append(await running.send(to_http(endpoint, values), token, **key))
+    kept = [answer for answer in answers if answer.code != "request.answer_not_kept"]
+    assert kept[0].is_success, kept[0].text
+    assert {(answer.status, answer.content) for answer in kept} == {(kept[0].status, kept[0].content)}
+    assert len(kept) in (1, len(answers))
+    other = await running.send(to_http(endpoint, other_than(endpoint, values)), token, **key)
     assert (other.status, other.code) == (409, "request.idempotency_key_reused"), other.text
-    assert footprint(await here.listings(endpoint.route.service)) == done
+
+    # As much has happened as by one request without a key.
+    after = extent(await here.listings(service))
+    assert (await running.send(to_http(endpoint, another), token)).is_success
+    assert extent(await here.listings(service)) - after == after - before
+
+
+@pytest.mark.parametrize("endpoint", CHANGING, ids=str)
+async def test_what_comes_several_times_at_once_without_a_key_is_never_a_defect(running: Town, here: Community, endpoint: Endpoint) -> None:
+    sent = to_http(endpoint, await here.prepare(endpoint))
+    answers = await asyncio.gather(*(running.send(sent, here.caller(endpoint)) for _ in range(4)))
+    assert any(answer.is_success for answer in answers)
+    assert [answer.text for answer in answers if answer.status >= 500 or not (answer.is_success or answer.code)] == []
+
+
+async def test_endpoints_that_need_no_token_take_a_key_and_do_without(running: Town, here: Community) -> None:
+    for endpoint in ENDPOINTS:
+        if endpoint.authority.public and not endpoint.is_read:
+            answer = await running.send(to_http(endpoint, await here.prepare(endpoint)), idempotency_key=str(new_id()))
+            assert answer.is_success, f"{endpoint}: {answer.text}"
 
 
 # Modules.
@@ -325,7 +364,7 @@ async def described(running: Town) -> st.SearchStrategy[Sent]:
     return requests(document, sorted(set(running.communities[2].words.ids.values())))
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_a_request_as_the_documentation_describes_it_is_never_a_defect(
     running: Town, spare: Community, described: st.SearchStrategy[Sent], data: st.DataObject

@@ -311,7 +311,7 @@ async def test_the_pool_recovers_when_postgresql_crashed_and_came_back(servers: 
         async def keep_using(until: asyncio.Event) -> None:
             while not until.is_set():
                 await use()
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.02)
 
         stop = asyncio.Event()
         users = [asyncio.create_task(keep_using(stop)) for _ in range(8)]
