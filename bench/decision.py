@@ -24,9 +24,9 @@ from console.up import Local
 from servicekit.identifiers import new_id
 from tests.support import free_address
 
-# A lot's lanes decide one after the other: no lot has a hundred cars a second.
-LOTS = 10
-LANES = 20
+# A city quarter: a lot's lanes decide one after the other, and a lane has a car a second at the very most.
+LOTS = 20
+LANES = 100
 PER_SECOND = 100
 ROUND_S = 8.0
 ROUNDS = 3

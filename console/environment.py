@@ -10,6 +10,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from services.identity import code_senders
+
 SECRETS, ENVIRONMENT, CODES = "secrets.json", "environment.json", "codes.jsonl"
 
 
@@ -69,12 +71,4 @@ def stored_environment(folder: Path) -> Mapping[str, str]:
 
 def newest_code(folder: Path, phone: str) -> str | None:
     """The newest one-time code that the development sender wrote for a phone."""
-    try:
-        lines = (folder / CODES).read_bytes().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        sent = json.loads(line)
-        if sent["phone"] == phone:
-            return str(sent["code"])
-    return None
+    return code_senders.newest_code(folder / CODES, phone)

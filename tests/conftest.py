@@ -9,7 +9,6 @@ from hypothesis import settings
 
 from tests.support import Servers
 
-
 # Machines are slow now and then. In CI the examples are the same each time; at a desk they are new ones.
 settings.register_profile("linli", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("linli")

@@ -32,8 +32,12 @@ _Files = dict[tuple[str, date], _File]
 
 
 async def reconcile(call: Call, community_id: uuid.UUID, provider: Provider, day: date, files: _Files | None = None) -> Reconciliation:
-    """Compares one day of a community, by its own calendar, and keeps the result. Raises Conflict before the day has ended, and Unavailable
-    while the provider has no file of it. `files` keeps what is fetched for further communities."""
+    """Compares one day of a community, by its own calendar, and keeps the result; what does so at the same time is one comparison.
+
+    Raises Conflict before the day has ended, and Unavailable while the provider has no file of it. `files` keeps what is fetched for
+    further communities.
+    """
+    began = new_id()
     async with call.transaction(community_id) as tx:
         time_zone = await find_time_zone(tx)
     start, end = bounds(day, time_zone)
@@ -47,8 +51,11 @@ async def reconcile(call: Call, community_id: uuid.UUID, provider: Provider, day
     known_orders = {entry.reference for entry in ours if entry.kind is EntryKind.PAYMENT}
     unexplained = [finding for finding in findings if not await _heal(call, provider, finding, known_orders)]
     differences = [finding.difference for finding in findings]
-    result = Reconciliation(new_id(), provider.name, day, matched, differences, call.now)
     async with call.transaction(community_id) as tx:
+        meanwhile = await store.lock_reconciliation(tx, provider.name, day, began)
+        if meanwhile is not None:
+            return meanwhile
+        result = Reconciliation(new_id(), provider.name, day, matched, differences, call.now)
         await store.insert_reconciliation(tx, result)
         for finding in unexplained:
             await operations.note_incident(tx, community_id, _incident(provider.name, finding))

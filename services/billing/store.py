@@ -351,6 +351,21 @@ async def owners(tx: Transaction, provider: str, identifiers: Sequence[uuid.UUID
     return {row["id"]: row["community_id"] for row in await tx.fetch(_SELECT_OWNERS, provider, identifiers)}
 
 
+_LOCK_DAY = "SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(' ', 'billing.day', $1::uuid, $2::text, $3::date), 0))"
+_SELECT_LATER_RECONCILIATION = """
+SELECT reconciliation_id, provider, day, matched, differences::text AS differences, run_at FROM reconciliations
+WHERE provider = $1 AND day = $2 AND reconciliation_id > $3 ORDER BY reconciliation_id DESC LIMIT 1
+"""
+
+
+async def lock_reconciliation(tx: Transaction, provider: str, day: date, began: uuid.UUID) -> Reconciliation | None:
+    """Locks a day of the community, until the transaction ends, for who began to reconcile it when the id `began` was made. Answers with
+    what somebody else has kept since then."""
+    await tx.execute(_LOCK_DAY, tx.community_id, provider, day)
+    row = await tx.fetchrow(_SELECT_LATER_RECONCILIATION, provider, day, began)
+    return None if row is None else _reconciliation(row)
+
+
 _INSERT_RECONCILIATION = """
 INSERT INTO reconciliations (reconciliation_id, community_id, provider, day, matched, differences, run_at)
 VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7)

@@ -107,7 +107,10 @@ async def set_password(call: Call, request: pb.SetPasswordRequest) -> Empty:
         raise sign_in_operations.password_wrong()
     new = await passwords.hash(request.new_password)
     async with call.transaction() as tx:
-        await sign_in_operations.complete_password_change(tx, stored, new)
+        held = await sign_in_operations.complete_password_change(tx, stored, new)
+    # The same change may have come a second time, while the first was under way.
+    if held != new and not await passwords.matches(request.new_password, held):
+        raise sign_in_operations.password_wrong()
     return Empty()
 
 

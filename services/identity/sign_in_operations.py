@@ -133,14 +133,19 @@ async def begin_password_change(tx: Transaction, address: str) -> str | None:
     return password_hash
 
 
-async def complete_password_change(tx: Transaction, compared: str | None, new: str) -> None:
-    """Stores the caller's new password hash, and ends every sign-in when it replaces one. Raises Unauthenticated when that has changed."""
+async def complete_password_change(tx: Transaction, compared: str | None, new: str) -> str | None:
+    """Stores the caller's new password hash, and ends every sign-in when it replaces one.
+
+    Answers with the hash that then holds, which is another one when the password was changed since it was compared.
+    """
     account_id = tx.caller.account_id
     if not await sign_in_store.replace_password(tx, account_id, compared, new):
-        raise password_wrong()
+        found = await sign_in_store.find_password(tx, account_id)
+        return None if found is None else found[1]
     if compared is not None:
         # Whoever knew the old one may be signed in with it.
         await sign_in_store.delete_sign_ins_of(tx, account_id)
+    return new
 
 
 async def refresh(tx: Transaction, text: str) -> Tokens | None:

@@ -1,6 +1,6 @@
 """Keeps what a replay of the books changed: writes it, raises reviews, and tells the world and the vehicle's people.
 
-What the sessions are is decided in `sessions.py`, what a lane does in `operations.py`.
+What the sessions are is decided in `books.py`, what a lane does in `operations.py`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,9 +15,10 @@ from servicekit.database import Transaction
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.parking import store
+from services.parking.books import Read, Replay, Step
 from services.parking.lanes import Direction
 from services.parking.plates import MatchKind
-from services.parking.sessions import Read, Replay, Session, SessionState, Step
+from services.parking.sessions import Session, SessionState
 from services.parking.store import Changes, GateOpening, NewRead, NewReview, Record, Situation
 
 CONFUSABLE: Final = "confusable"

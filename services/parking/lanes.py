@@ -136,9 +136,6 @@ class Decision:
     admission: Admission | None = None
     """At an entry: as what the car comes in, also when only the lateness of the read keeps the barrier shut.
     At an exit: as what it was in."""
-    closes_missed_session: bool = False
-    """At an entry: the same plate is inside already, so that its exit was missed."""
-    needs_review: bool = False
     amount_due_fen: int = 0
 
 
@@ -193,8 +190,7 @@ def decide_entry(facts: EntryFacts) -> Decision:
         return _decision(Direction.ENTRY, Reason.NO_PASS)
     if _is_full_for(admission, facts):
         return _decision(Direction.ENTRY, Reason.LOT_FULL)
-    decision = _decision(Direction.ENTRY, reason, admission)
-    return _unless_late(replace(decision, closes_missed_session=facts.has_open_session), facts.is_late)
+    return _unless_late(_decision(Direction.ENTRY, reason, admission), facts.is_late)
 
 
 def _admitted(facts: EntryFacts) -> tuple[Reason, Admission]:
@@ -251,7 +247,7 @@ class ExitFacts:
 def decide_exit(facts: ExitFacts) -> Decision:
     """Whether a car may leave. A car on the deny list may: it is to stay out, not in.
 
-    A permit holder whose entry was missed leaves too, for there is nothing to pay, and is looked at later.
+    A permit holder whose entry was missed leaves too, for there is nothing to pay.
     """
     if facts.match is None:
         return _decision(Direction.EXIT, Reason.UNREAD_PLATE)
@@ -265,8 +261,7 @@ def decide_exit(facts: ExitFacts) -> Decision:
     else:
         reason = Reason.UNMATCHED if session is None else Reason.EXIT_BEFORE_ENTRY
         return _decision(Direction.EXIT, reason)
-    needs_review = facts.match is not MatchKind.EXACT or (session is not None and session.exit_time is not ExitTimeVerdict.AFTER_ENTRY)
-    return _unless_late(replace(decision, needs_review=needs_review), facts.is_late)
+    return _unless_late(decision, facts.is_late)
 
 
 def _settled(session: SessionFacts) -> Reason:

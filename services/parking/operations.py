@@ -1,6 +1,6 @@
 """What happens at a lot's lanes: a plate is read, a guard opens, a payment arrives, a passage is reviewed. One function for each.
 
-Every one locks the lot, loads the books around a plate, replays them with what is new, and keeps what changed: see `sessions.py` and
+Every one locks the lot, loads the books around a plate, replays them with what is new, and keeps what changed: see `books.py` and
 `bookkeeping.py`. Lots and tariffs are in `lot_operations.py`, permits and passes in `pass_operations.py`.
 """
 
@@ -19,6 +19,7 @@ from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.parking import bookkeeping, charges, record_store, sessions, store
 from services.parking.bookkeeping import Arrived
+from services.parking.books import Arrival, Read, Replay, Step, replay
 from services.parking.charges import yuan
 from services.parking.gate_signer import GateSigner
 from services.parking.holidays import HOLIDAYS
@@ -44,7 +45,7 @@ from services.parking.plates import (
     parse,
 )
 from services.parking.record_store import Review
-from services.parking.sessions import Arrival, Calendar, Movement, RaisedCharge, Read, Session, SessionState, Step, replay
+from services.parking.sessions import Calendar, Movement, RaisedCharge, Session, SessionState
 from services.parking.store import NO_RECORD, GateOpening, LockedLane, Record, Situation
 
 # Whose charges are ours.
@@ -186,9 +187,7 @@ def _arrival(lane: LockedLane, situation: Situation, read: Read, *, is_late: boo
     )
 
 
-def _replayed(
-    tx: Transaction, situation: Situation, arrival: Arrival | None = None, known: Sequence[Session] | None = None
-) -> sessions.Replay:
+def _replayed(tx: Transaction, situation: Situation, arrival: Arrival | None = None, known: Sequence[Session] | None = None) -> Replay:
     reads = list(situation.reads)
     if arrival is not None:
         reads = [*(read for read in reads if read.read_id != arrival.read.read_id), arrival.read]
@@ -222,7 +221,7 @@ async def _decide(tx: Transaction, lane: LockedLane, situation: Situation, arriv
         _hold(tx, lane, arrived.record, decision)
     steps[at] = replace(steps[at], read=replace(read, opened=read.opened or decision.action is Action.OPEN, reason=decision.reason))
     steps = await _release_waiting(tx, situation, steps, orders)
-    await bookkeeping.keep(tx, lane.lot_id, situation, sessions.Replay(inside, steps), arrived=arrived, openings=orders.openings)
+    await bookkeeping.keep(tx, lane.lot_id, situation, Replay(inside, steps), arrived=arrived, openings=orders.openings)
 
 
 def _hold(tx: Transaction, lane: LockedLane, record: Record, decision: Decision) -> None:
@@ -454,7 +453,7 @@ async def _assign(tx: Transaction, lot_id: UUID, read: Read, session_id: UUID | 
             raise Conflict("parking.session_not_inside", "该车当时不在场内", "This car was not inside then")
 
 
-async def _reckon_with(tx: Transaction, lot_id: UUID, plate: str, read: Read) -> sessions.Replay:
+async def _reckon_with(tx: Transaction, lot_id: UUID, plate: str, read: Read) -> Replay:
     """Replays the books of a plate with a read as a person has described it."""
     situation = await store.load_situation(tx, lot_id, plate, read.passed_at)
     others = [other for other in situation.reads if other.read_id != read.read_id]

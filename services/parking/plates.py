@@ -29,7 +29,6 @@ class PlateKind(StrEnum):
     TEMPORARY = "temporary"
 
 
-NEW_ENERGY_KINDS: Final = frozenset({PlateKind.NEW_ENERGY_SMALL, PlateKind.NEW_ENERGY_LARGE})
 # These are let through without charge and without delay.
 ON_DUTY_KINDS: Final = frozenset({PlateKind.POLICE, PlateKind.ARMED_POLICE, PlateKind.MILITARY, PlateKind.EMERGENCY})
 
@@ -172,11 +171,6 @@ _ONE_OF_EACH: Final = str.maketrans("OQDILBSZ", "00011852")
 def lookalike_key(text: str) -> str:
     """The same for all normalised texts that could be taken for each other, and for more: what is looked at together."""
     return text.translate(_ONE_OF_EACH)
-
-
-def matches_within_one_confusable(read: str, candidate: str) -> bool:
-    """Whether one look-alike character is all that tells two normalised texts apart; False for equal texts."""
-    return candidate in confusable_variants(read)
 
 
 def match_exit(read: str, open_plates: Collection[str]) -> Match:

@@ -7,9 +7,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from services.parking.books import Read
 from services.parking.lanes import Direction, Reason
 from services.parking.plates import PlateKind, lookalike_key
-from services.parking.sessions import Read, SessionState
+from services.parking.sessions import SessionState
 
 # Sessions.
 

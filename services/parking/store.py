@@ -13,9 +13,10 @@ from uuid import UUID
 import msgspec
 
 from servicekit.database import Transaction
+from services.parking.books import Read
 from services.parking.lanes import SAME_PASSAGE_MAX, Direction
 from services.parking.plates import lookalike_key
-from services.parking.sessions import Movement, Read, Session
+from services.parking.sessions import Movement, Session
 
 # Lanes and locks.
 

@@ -5,7 +5,7 @@ The form is that of the dataclasses in `tariff.py`, field by field; null and abs
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import ClassVar, Final, TypeVar
@@ -125,27 +125,6 @@ def read_tariff(document: object) -> Tariff:
     if problems:
         raise TariffInvalid(problems)
     return tariff
-
-
-def write_tariff(tariff: Tariff) -> dict[str, object]:
-    """The JSON form, of which `read_tariff` makes the same tariff again."""
-    return {field.name: _written(getattr(tariff, field.name)) for field in fields(tariff)}
-
-
-def _written(value: object) -> object:
-    match value:
-        case datetime():
-            return value.isoformat()
-        case time():
-            return value.strftime("%H:%M")
-        case StrEnum():
-            return value.value
-        case tuple():
-            return [_written(entry) for entry in value]
-        case _ if is_dataclass(value):
-            return {field.name: _written(getattr(value, field.name)) for field in fields(value)}
-        case _:
-            return value
 
 
 # What each part consists of.

@@ -1,5 +1,6 @@
 """Our books against the provider's: every difference is found, what was missed is settled, and nobody sees another community's money."""
 
+import asyncio
 import uuid
 from base64 import b64decode
 from collections import Counter
@@ -53,6 +54,17 @@ async def _paid(billing: World, **raised: Any) -> pb.Payment:
 
 def _found(result: pb.Reconciliation) -> list[tuple[str, str, int, int]]:
     return sorted((d.kind, d.reference, d.our_amount_fen, d.provider_amount_fen) for d in result.differences)
+
+
+async def test_a_day_that_is_reconciled_by_several_at_once_is_reconciled_once(billing: World) -> None:
+    billing.clock.advance(days=1)
+    results = await asyncio.gather(*(billing.reconcile(DAY) for _ in range(4)), billing.reconcile_yesterdays())
+    listed = await billing.staff().call(f"{API}/ListReconciliations", pb.ListReconciliationsRequest())
+    assert [kept.day for kept in listed.reconciliations] == [DAY]
+    assert results[:4] == [listed.reconciliations[0]] * 4
+    await billing.reconcile(DAY)
+    listed = await billing.staff().call(f"{API}/ListReconciliations", pb.ListReconciliationsRequest())
+    assert [kept.day for kept in listed.reconciliations] == [DAY, DAY], "who asks again is told anew"
 
 
 async def test_a_day_whose_books_agree_has_no_difference(billing: World) -> None:

@@ -202,6 +202,13 @@ async def test_of_two_changes_of_a_password_at_the_same_time_one_holds(community
     assert sorted(isinstance(answer, Unauthenticated) for answer in answers) == [False, True]
 
 
+async def test_a_change_of_a_password_that_comes_twice_at_the_same_time_is_one_change(community: Community) -> None:
+    guard = await with_password(community)
+    request = pb.SetPasswordRequest(current_password=PASSWORD, new_password="another good password")
+    await asyncio.gather(*(guard.call("SetPassword", request, idempotency_key="k") for _ in range(3)))
+    await community.town.try_password(community.community_id, guard.phone, "another good password")
+
+
 @pytest.mark.parametrize("password", ["", "elevenchars", "x" * 257])
 async def test_a_password_that_is_too_short_or_too_long_is_refused(community: Community, password: str) -> None:
     guard = await community.staff("property_staff")

@@ -1,6 +1,8 @@
 """Random tariffs, stays and holidays for property tests: small numbers, every feature, edges more often than chance."""
 
-from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from dataclasses import fields, is_dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -136,3 +138,24 @@ discounts = st.lists(
 
 def stays(zones: tuple[tzinfo, ...] = STEADY_ZONES + CHANGING_ZONES) -> st.SearchStrategy[Stay]:
     return st.builds(Stay, _moments, st.sampled_from(_KINDS), st.sampled_from(zones), holidays, discounts)
+
+
+def write_tariff(tariff: Tariff) -> dict[str, object]:
+    """The JSON form of a tariff."""
+    return {field.name: _written(getattr(tariff, field.name)) for field in fields(tariff)}
+
+
+def _written(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case time():
+            return value.strftime("%H:%M")
+        case StrEnum():
+            return value.value
+        case tuple():
+            return [_written(entry) for entry in value]
+        case _ if is_dataclass(value):
+            return {field.name: _written(getattr(value, field.name)) for field in fields(value)}
+        case _:
+            return value

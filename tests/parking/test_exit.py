@@ -1,5 +1,6 @@
 """Cars at an exit: which stay a read ends, what is owed, and when the barrier opens by itself."""
 
+import asyncio
 from datetime import UTC, timedelta
 
 import pytest
@@ -72,6 +73,13 @@ async def test_a_quote_that_is_still_valid_is_given_again(park: CarPark) -> None
     again = await park.quote("京A12345")
     assert (again.charge_id, again.amount_fen, again.valid_until) == (quote.charge_id, quote.amount_fen, quote.valid_until)
     assert (await park.sees("east_out", "京A12345")).amount_due_fen == 500
+
+
+async def test_drivers_who_ask_at_once_are_given_one_charge(park: CarPark) -> None:
+    await park.sees("east_in", "京A12345")
+    park.clock.advance(minutes=45)
+    quotes = await asyncio.gather(*(park.quote("京A12345") for _ in range(5)))
+    assert len({quote.charge_id for quote in quotes}) == 1
 
 
 async def test_a_quoted_price_holds_for_as_long_as_a_payment_takes_even_across_a_rise(park: CarPark) -> None:

@@ -92,7 +92,6 @@ def test_a_car_is_let_in_as_what_it_is(facts: EntryFacts, reason: Reason, admiss
 def test_a_car_is_held_at_the_entrance_for_a_reason(facts: EntryFacts, reason: Reason) -> None:
     decision = decide_entry(facts)
     assert outcome(decision) == (Action.HOLD, reason, None)
-    assert not decision.closes_missed_session
 
 
 @pytest.mark.parametrize("kind", ON_DUTY)
@@ -101,15 +100,9 @@ def test_vehicles_on_duty_are_never_held_at_the_entrance(kind: PlateKind) -> Non
     assert outcome(decision) == (Action.OPEN, Reason.FREE, Admission.ON_DUTY)
 
 
-def test_an_entry_without_an_exit_closes_the_old_session_as_missed() -> None:
-    assert decide_entry(replace(STRANGER, has_open_session=True)).closes_missed_session
-    assert not decide_entry(STRANGER).closes_missed_session
-
-
 def test_a_late_read_at_the_entrance_is_recorded_and_opens_nothing() -> None:
     decision = decide_entry(replace(STRANGER, permit=PASS, has_open_session=True, is_late=True))
     assert outcome(decision) == (Action.HOLD, Reason.LATE_READ, Admission.PERMIT)
-    assert decision.closes_missed_session
 
 
 def test_how_full_the_lot_is_now_says_nothing_about_a_late_read() -> None:
@@ -174,21 +167,6 @@ def test_vehicles_on_duty_leave_free_even_when_nobody_saw_them_come(kind: PlateK
     owing = replace(PARKED, amount_due_fen=9900)
     assert decide_exit(ExitFacts(MatchKind.EXACT, kind, owing)).reason is Reason.FREE
     assert decide_exit(ExitFacts(MatchKind.UNMATCHED, kind)).action is Action.OPEN
-
-
-@pytest.mark.parametrize(
-    ("facts", "reviewed"),
-    [
-        (LEAVING, False),
-        (leaving(PARKED, MatchKind.CONFUSABLE), True),
-        (leaving(replace(PARKED, exit_time=ExitTimeVerdict.CLOCKS_DISAGREE)), True),
-        (ExitFacts(MatchKind.UNMATCHED, PlateKind.SMALL, has_permit=True), True),
-    ],
-)
-def test_an_exit_that_is_not_beyond_doubt_is_flagged_for_review(facts: ExitFacts, reviewed: bool) -> None:
-    decision = decide_exit(facts)
-    assert decision.action is Action.OPEN
-    assert decision.needs_review is reviewed
 
 
 def test_a_late_read_at_the_exit_is_recorded_with_what_is_owed_and_opens_nothing() -> None:

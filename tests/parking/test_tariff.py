@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.parking.tariff import Discount, DiscountUnit, Holidays, Tariff
-from services.parking.tariff_document import ProblemCode, TariffInvalid, read_tariff, write_tariff
+from services.parking.tariff_document import ProblemCode, TariffInvalid, read_tariff
 from tests.parking.tariff_cases import CASES, SPRING_FESTIVAL_2026, Document, band, clock, flat, rate, tariff
-from tests.parking.tariff_strategies import tariffs
+from tests.parking.tariff_strategies import tariffs, write_tariff
 
 
 @given(tariffs())

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import jwt
 import msgspec
+import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from console import catalog
@@ -25,7 +26,7 @@ from console.simulator.cameras import PushCamera
 from infra.sandbox_provider.server import Settings, application
 from infra.sandbox_provider.signatures import Signer
 from servicekit.database import PLATFORM
-from services.identity import operations
+from services.identity import limits, operations
 from services.identity.code_senders import newest_code
 from services.identity.store import PLATFORM_COMMUNITY
 from tests.billing.world import MERCHANT, Keys, served
@@ -411,9 +412,32 @@ BUILDERS: Mapping[str, Builder] = {
 @asynccontextmanager
 async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
     """All services in this process, the sandbox provider beside them, and an operator who is signed in."""
-    keys, secrets, gateway, provider = Keys(), Secrets(folder), free_address(), free_address()
+    keys, gateway, provider = Keys(), free_address(), free_address()
     sandbox = Settings(key=f"p1:{keys.provider[0]}", merchant_keys=f"m1:{keys.merchant[1]}", merchant_id=MERCHANT)
-    settings = {
+    with pytest.MonkeyPatch.context() as patch:
+        # Thousands of requests come from one address here. No installation chooses how often one may try a password.
+        patch.setattr(limits, "PASSWORDS_PER_ACCOUNT_AND_ADDRESS", 100_000)
+        patch.setattr(limits, "PASSWORDS_PER_ACCOUNT", 100_000)
+        async with (
+            served(application(sandbox, folder / "provider.sqlite", retry_delays_s=(0.1,) * 20), provider),
+            httpx.AsyncClient(trust_env=False, timeout=20) as client,
+            platform(servers, *catalog.find(["all"]), settings=_settings(folder, keys, gateway, provider)) as running,
+            aclosing(Wire(gateway, _AT_ONCE)) as wire,
+        ):
+            made = Town(running, wire, client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
+            async with running.transaction("identity", PLATFORM) as tx:
+                await operations.bootstrap_operator(tx, _OPERATOR_PHONE, "Operator", PASSWORD)
+            signing_in = {"community_id": str(PLATFORM_COMMUNITY), "phone": _OPERATOR_PHONE, "password": PASSWORD}
+            made.operator = (await made.call("identity.SignInWithPassword", signing_in))["access_token"]
+            yield made
+
+
+_OPERATOR_PHONE = "13900000000"
+
+
+def _settings(folder: Path, keys: Keys, gateway: str, provider: str) -> Mapping[str, str]:
+    secrets = Secrets(folder)
+    return {
         **keys.of_billing(),
         "LINLI_BILLING_SANDBOX_URL": f"http://{provider}",
         "LINLI_BILLING_NOTIFICATION_URL_BASE": f"http://{gateway}",
@@ -424,26 +448,12 @@ async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
         "LINLI_IDENTITY_INDEX_KEY": secrets.key("index"),
         "LINLI_IDENTITY_CODE_SENDER": "development",
         "LINLI_IDENTITY_CODE_FILE": str(folder / "codes"),
-        **{f"LINLI_IDENTITY_{limit}": "100000" for limit in _LIMITS},
+        "LINLI_IDENTITY_CODES_PER_ADDRESS_HOUR": "100000",
+        "LINLI_IDENTITY_CODES_PER_COMMUNITY_HOUR": "100000",
+        "LINLI_IDENTITY_SIGN_INS_PER_ADDRESS_HOUR": "100000",
         "LINLI_INGEST_CREDENTIALS_KEY": secrets.key("credentials"),
         "LINLI_INGEST_GATE_PUBLIC_KEY": secrets.public_key("gate"),
         "LINLI_INGEST_IMAGES_URL": str(folder / "images"),
         "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
         "LINLI_PARKING_VISITOR_PASSES_MAX": "1000",
     }
-    wire = Wire(gateway, _AT_ONCE)
-    async with (
-        served(application(sandbox, folder / "provider.sqlite", retry_delays_s=(0.1,) * 20), provider),
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
-        platform(servers, *catalog.find(["all"]), settings=settings) as running,
-        aclosing(wire),
-    ):
-        made = Town(running, wire, client, folder / "codes", Signer(f"p1:{keys.provider[0]}"))
-        async with running.transaction("identity", PLATFORM) as tx:
-            await operations.bootstrap_operator(tx, "13900000000", "Operator", PASSWORD)
-        operator = {"community_id": str(PLATFORM_COMMUNITY), "phone": "13900000000", "password": PASSWORD}
-        made.operator = (await made.call("identity.SignInWithPassword", operator))["access_token"]
-        yield made
-
-
-_LIMITS = ("CODES_PER_ADDRESS_HOUR", "CODES_PER_COMMUNITY_HOUR", "SIGN_INS_PER_ADDRESS_HOUR")

@@ -1,7 +1,7 @@
 """Requests as the OpenAPI document describes them, as a Hypothesis strategy: mostly right, with something else here and there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,7 +13,7 @@ from tests.platform.wire import Sent
 
 Schema = Mapping[str, Any]
 # Of so many values one is not what the document asks for.
-_RIGHT = 12
+_RIGHT = 25
 _texts = st.text(max_size=20)
 _anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
@@ -23,9 +23,9 @@ _anything = st.recursive(
 _instants = st.integers(-(2**31), 2**33).map(lambda seconds: instant(datetime.fromtimestamp(seconds, UTC)))
 
 
-def requests(document: Mapping[str, Any], ids: Sequence[str]) -> st.SearchStrategy[Sent]:
-    """Requests to any operation of the document; `ids` are what there is to name."""
-    values = _Values(document, ids)
+def requests(document: Mapping[str, Any], known: Mapping[str, str]) -> st.SearchStrategy[Sent]:
+    """Requests to any operation of the document; `known` is what there is to name, by the names of fields."""
+    values = _Values(document, known)
     return st.one_of(
         [
             _operation(verb.upper(), path, operation, values)
@@ -40,8 +40,8 @@ def _operation(verb: str, path: str, operation: Schema, values: "_Values") -> st
     places = {place: [each for each in parameters if each["in"] == place] for place in ("path", "query")}
     drawn = {
         place: st.fixed_dictionaries(
-            {each["name"]: values.of(each["schema"]) for each in found if each.get("required")},
-            optional={each["name"]: values.of(each["schema"]) for each in found if not each.get("required")},
+            {each["name"]: values.of(each["schema"], each["name"]) for each in found if each.get("required")},
+            optional={each["name"]: values.of(each["schema"], each["name"]) for each in found if not each.get("required")},
         )
         for place, found in places.items()
     }
@@ -61,9 +61,9 @@ def _operation(verb: str, path: str, operation: Schema, values: "_Values") -> st
 class _Values:
     """The values of the document's schemas."""
 
-    def __init__(self, document: Mapping[str, Any], ids: Sequence[str]) -> None:
+    def __init__(self, document: Mapping[str, Any], known: Mapping[str, str]) -> None:
         self._document = document
-        self._ids = st.sampled_from(ids) | st.uuids().map(str)
+        self._known = known
 
     def resolved(self, schema: Schema) -> Schema:
         """What a reference leads to."""
@@ -74,9 +74,11 @@ class _Values:
             found = found[part]
         return self.resolved(found)
 
-    def of(self, schema: Schema) -> st.SearchStrategy[Any]:
-        """Values of a schema, and now and then any other."""
+    def of(self, schema: Schema, name: str = "") -> st.SearchStrategy[Any]:
+        """Values of a schema, and now and then any other. What is known under its name is what it is most often."""
         right = self._right(self.resolved(schema))
+        if name in self._known:
+            right = st.integers(1, 4).flatmap(lambda chance, drawn=right: drawn if chance == 4 else st.just(self._known[name]))
         return st.integers(1, _RIGHT).flatmap(lambda chance: _anything if chance == _RIGHT else right)
 
     def _right(self, schema: Schema) -> st.SearchStrategy[Any]:
@@ -84,7 +86,7 @@ class _Values:
             case {"enum": names}:
                 return st.sampled_from(names)
             case {"format": "uuid"}:
-                return self._ids
+                return st.uuids().map(str)
             case {"format": "date-time"}:
                 return _instants
             case {"type": "string", "pattern": pattern}:
@@ -101,8 +103,8 @@ class _Values:
             case {"type": "object", "properties": properties}:
                 required = schema.get("required", ())
                 return st.fixed_dictionaries(
-                    {name: self.of(each) for name, each in properties.items() if name in required},
-                    optional={name: self.of(each) for name, each in properties.items() if name not in required},
+                    {name: self.of(each, name) for name, each in properties.items() if name in required},
+                    optional={name: self.of(each, name) for name, each in properties.items() if name not in required},
                 )
             case {"type": "object"}:
                 return st.dictionaries(_texts, _anything, max_size=4)

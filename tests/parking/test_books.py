@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.parking.books import Arrival, Read, Replay, replay
 from services.parking.lanes import (
     DECISION_AGE_MAX,
     SAME_PASSAGE_MAX,
@@ -20,7 +21,7 @@ from services.parking.lanes import (
     Reason,
 )
 from services.parking.plates import lookalike_key, parse
-from services.parking.sessions import Arrival, Calendar, Movement, Read, Replay, Session, SessionState, due, replay
+from services.parking.sessions import Calendar, Movement, Session, SessionState, due
 from services.parking.tariff import Holidays
 from tests.parking.days import LATE_S_MAX, Day, News, Seen, a_day
 
