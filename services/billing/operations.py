@@ -24,13 +24,21 @@ _NOT_PAYABLE = {
 
 
 async def raise_charge(tx: Transaction, charge: Charge) -> None:
-    """Makes a charge due, and cancels the one that it replaces. The two may arrive in either order."""
+    """Makes a charge due, and cancels the one that it replaces. The two may arrive in either order.
+
+    One that replaces a paid charge is cancelled itself: whoever raised it had not heard of the payment, so it asks for too much.
+    """
     replaced = charge.replaces_charge_id
     await store.lock_charge_ids(tx, [charge.charge_id] if replaced is None else [charge.charge_id, replaced])
     await store.insert_charge(tx, charge)
-    if replaced is not None:
-        await store.cancel_charge(tx, replaced)
-        await store.hurry_queries(tx, replaced)
+    if replaced is None:
+        return
+    former = await store.lock_charge(tx, replaced)
+    if former is not None and former.state is ChargeState.PAID:
+        await store.cancel_charge(tx, charge.charge_id)
+        return
+    await store.cancel_charge(tx, replaced)
+    await store.hurry_queries(tx, replaced)
 
 
 async def open_payment(tx: Transaction, charge_id: uuid.UUID, provider: str) -> Payment | None:

@@ -247,3 +247,12 @@ async def test_a_race_of_many_payers_and_notifications_settles_the_charge_once(b
 
     await eventually(five)
     assert {reference(p) for p in payments} == {uuid.UUID(p.payment_id).hex for p in found}
+
+
+async def test_a_charge_that_replaces_a_paid_one_is_cancelled_itself(billing: World) -> None:
+    paid = await billing.raise_charge()
+    await billing.pay(await billing.create_payment(paid))
+    await billing.charge_where(paid, lambda charge: charge.state == pb.CHARGE_STATE_PAID)
+    replacement = await billing.raise_charge(replaces_charge_id=paid)
+    await billing.charge_where(replacement, lambda charge: charge.state == pb.CHARGE_STATE_CANCELLED)
+    await billing.charge_where(paid, lambda charge: charge.state == pb.CHARGE_STATE_PAID)
