@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group
@@ -49,7 +50,8 @@ class Figures:
             self.readings += int(event["count"])
         if kind in _TEXTS:
             amount = f" {int(event['fen']) / 100:.2f} yuan" if kind == "paid" else ""
-            self.events.append(f"{event['at'][11:19]}  {event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}")
+            at = datetime.fromisoformat(event["at"]).astimezone()  # the clock on the reader's wall
+            self.events.append(f"{at:%H:%M:%S}  {event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}")
 
     def percentile_ms(self, percent: int) -> str:
         """The decisions' percentile over the last two thousand, in milliseconds."""

@@ -28,6 +28,7 @@ main.add_typer(outbox, name="outbox")
 Services = Annotated[list[str], typer.Argument(help=f"{', '.join(catalog.SERVICES)}, or all")]
 ServiceName = Annotated[str, typer.Argument(help="The service whose database it is")]
 Folder = Annotated[Path, typer.Option("--data", help="Where data, secrets and logs are kept")]
+Port = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free port")]
 DEFAULT_FOLDER = Path(".linli")
 
 
@@ -115,11 +116,11 @@ def _on_database(work: Coroutine[Any, Any, None], folder: Path) -> None:
 @main.command()
 def up(
     data: Folder = DEFAULT_FOLDER,
-    gateway_port: Annotated[int, typer.Option(help="0 takes any free port")] = catalog.HTTP_PORTS["gateway"],
-    ingest_port: Annotated[int, typer.Option(help="0 takes any free port")] = catalog.HTTP_PORTS["ingest"],
-    postgres_port: Annotated[int, typer.Option(help="0 takes any free port")] = 0,
-    nats_port: Annotated[int, typer.Option(help="0 takes any free port")] = 0,
-    mqtt_port: Annotated[int, typer.Option(help="0 takes any free port")] = 0,
+    gateway_port: Port = catalog.HTTP_PORTS["gateway"],
+    ingest_port: Port = catalog.HTTP_PORTS["ingest"],
+    postgres_port: Port = 0,
+    nats_port: Port = 0,
+    mqtt_port: Port = 0,
     simulator: Annotated[bool, typer.Option(help="Simulated cameras, gates, drivers and sensors")] = True,
     separate: Annotated[bool, typer.Option("--separate", help="One process for each service instead of one for all")] = False,
 ) -> None:
@@ -179,6 +180,8 @@ def simulate(
 
     try:
         _run(run_simulator(data.absolute(), cars_per_minute=cars_per_minute, minutes=minutes))
+    except FileNotFoundError as error:
+        _fail(f"{error.filename} does not exist: `linli up` makes the demonstration community")
     except OSError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import httpx
 
 from console.demonstration import Demonstration, DemonstrationLane
 
-MODULES = ["parking", "billing", "insights", "ingest"]
+MODULES = ["parking", "billing", "insights"]
 MANAGER_PHONE, RESIDENT_PHONE, VISITOR_PHONE = "13800000001", "13800000011", "13900000001"
 # Staff and committee members of the four parties.
 ROLES = [

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -222,7 +223,9 @@ def _introduce(local: Local) -> None:
     if demonstration is not None:
         print(f"community:         {demonstration.community_id}")
         print(f"login (manager):   phone {demonstration.manager_phone}, password {demonstration.manager_password}")
-        print(f"login (resident):  phone {demonstration.resident_phone}, by code: `linli otp {demonstration.resident_phone}`")
+        # As we were called ourselves: the virtual environment need not be on the reader's PATH, nor the folder the usual one.
+        command = shlex.join([sys.argv[0], "otp", demonstration.resident_phone, "--data", str(local.folder)])
+        print(f"login (resident):  phone {demonstration.resident_phone}, by code; read the code with: {command}")
 
 
 async def _show_traffic(local: Local, stop: asyncio.Event) -> None:

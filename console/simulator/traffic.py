@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -31,7 +33,13 @@ _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
 def _say(kind: str, **values: Any) -> None:
-    print(json.dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}, ensure_ascii=False), flush=True)
+    line = json.dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}, ensure_ascii=False)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # Nobody reads any more, as after `| head`. What the closed pipe did not take must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def _say_opened(lane: str, command: str) -> None:

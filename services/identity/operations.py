@@ -26,7 +26,6 @@ MODULES: Final = frozenset(
         "billing",
         "citybridge",
         "governance",
-        "ingest",
         "insights",
         "messaging",
         "parking",
