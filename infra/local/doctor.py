@@ -237,7 +237,8 @@ def _server_folders(folder: Path) -> list[Path]:
 
 
 def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    # os.path's own: Path.exists raises where a folder above may not be entered.
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))
 
 
 def _describe(process: psutil.Process) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import perf_counter
 from types import ModuleType
 from typing import Any, TypeVar
@@ -53,6 +53,9 @@ _DEADLINE_S = 30.0
 _VIOLATIONS_MAX = 20
 _PATH_MAX = 200
 _ATTEMPTS = 3
+# A call that has its key for longer than any may take died with its process.
+_DEAD = timedelta(seconds=_DEADLINE_S + 10)
+_KEY_POLL_S = 0.05
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 _SIZES = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -88,6 +91,10 @@ SELECT method, request_hash, response FROM idempotency_keys WHERE community_id =
 """
 _STORE_RESPONSE = """
 UPDATE idempotency_keys SET response = coalesce(response, $4) WHERE community_id = $1 AND account_id = $2 AND key = $3 RETURNING response
+"""
+_TAKE_KEY_OVER = """
+UPDATE idempotency_keys SET created_at = now()
+WHERE community_id = $1 AND account_id = $2 AND key = $3 AND response IS NULL AND created_at < now() - $4::interval
 """
 _FREE_KEY = "DELETE FROM idempotency_keys WHERE community_id = $1 AND account_id = $2 AND key = $3 AND response IS NULL"
 
@@ -249,22 +256,30 @@ class Method:
         key = self._key(headers, body)
         if key is None or principal is None or self._database is None:
             return (await self._function(call, request)).SerializeToString()
-        # The function commits on its own and is idempotent by itself, so one that a crash interrupted runs again. The key keeps other
-        # requests out, and answers a repetition with the same bytes.
-        async with self._database.transaction(principal.community_id, principal=principal) as transaction:
-            stored = await self._claim(transaction, key)
+        # The function commits on its own and is idempotent by itself, because one that a crash interrupted runs again.
+        stored = await self._claim_outside(self._database, principal, key)
         if stored is not None:
             return stored
         try:
             response = (await self._function(call, request)).SerializeToString()
-        except ServiceError:
+        except BaseException:
             async with self._database.transaction(principal.community_id, principal=principal) as transaction:
                 await transaction.execute(_FREE_KEY, principal.community_id, principal.account_id, key.digest)
             raise
         async with self._database.transaction(principal.community_id, principal=principal) as transaction:
-            # Somebody who called at the same time may have stored an answer, or freed the key.
-            stored = await self._claim(transaction, key)
-            return await self._store(transaction, key, response) if stored is None else stored
+            return await self._store(transaction, key, response)
+
+    async def _claim_outside(self, database: Database, principal: Principal, key: "_Key") -> bytes | None:
+        """Takes the key, or over from a call that must be dead by now; while one is at work, waits for its answer."""
+        while True:
+            async with database.transaction(principal.community_id, principal=principal) as transaction:
+                owner = self._owner(transaction, key)
+                if await transaction.execute(_CLAIM_KEY, *owner, self.path, key.request_hash):
+                    return None
+                stored = await self._stored(transaction, key)
+                if stored is not None or await transaction.execute(_TAKE_KEY_OVER, *owner, _DEAD):
+                    return stored
+            await asyncio.sleep(_KEY_POLL_S)
 
     async def _answer_in_transaction(self, request: Message, body: bytes, principal: Principal | None, headers: Mapping[str, str]) -> bytes:
         database = self._database
@@ -300,15 +315,17 @@ class Method:
         digest = hashlib.sha256(key.encode()).hexdigest()
         return _Key(digest, hmac.digest(key.encode(), body, "sha256"))
 
+    def _owner(self, transaction: Transaction, key: "_Key") -> tuple[object, ...]:
+        return transaction.caller.community_id, transaction.caller.account_id, key.digest
+
     async def _claim(self, transaction: Transaction, key: "_Key") -> bytes | None:
         """Takes the key for this transaction; a second caller waits here until the first has committed, and gets its answer."""
-        owner = (transaction.caller.community_id, transaction.caller.account_id, key.digest)
-        if await transaction.execute(_CLAIM_KEY, *owner, self.path, key.request_hash):
+        if await transaction.execute(_CLAIM_KEY, *self._owner(transaction, key), self.path, key.request_hash):
             return None
         return await self._stored(transaction, key)
 
     async def _stored(self, transaction: Transaction, key: "_Key") -> bytes | None:
-        row = await transaction.fetchrow(_SELECT_KEY, transaction.caller.community_id, transaction.caller.account_id, key.digest)
+        row = await transaction.fetchrow(_SELECT_KEY, *self._owner(transaction, key))
         if row is None:
             return None
         if row["method"] != self.path or row["request_hash"] != key.request_hash:
@@ -330,12 +347,8 @@ class Method:
         """Keeps the answer for repetitions, and returns the one that is kept: the first."""
         if transaction.scope != transaction.caller.community_id:
             await transaction.enter(transaction.caller.community_id)  # The function has moved on to where it is now.
-        owner = (transaction.caller.community_id, transaction.caller.account_id, key.digest)
-        if self._secret:
-            await transaction.execute(_STORE_RESPONSE, *owner, b"")
-            return response
-        kept: bytes = await transaction.fetchval(_STORE_RESPONSE, *owner, response)
-        return kept
+        kept = await transaction.fetchval(_STORE_RESPONSE, *self._owner(transaction, key), b"" if self._secret else response)
+        return response if self._secret or kept is None else kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,51 +252,81 @@ async def test_outside_of_a_transaction_the_same_key_answers_the_same(running: P
     assert (first.id, calls) == (again.id, 1)
 
 
-async def test_outside_of_a_transaction_callers_at_the_same_time_get_one_answer_and_another_body_gets_none(running: Platform) -> None:
-    inside, finish = asyncio.Semaphore(0), asyncio.Event()
+async def test_outside_of_a_transaction_a_second_caller_waits_for_the_first_ones_answer_and_another_body_gets_none(
+    running: Platform,
+) -> None:
+    calls, inside, finish = 0, asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
-        inside.release()
+        nonlocal calls
+        calls += 1
+        inside.set()
         await finish.wait()
 
     caller = speaker(running)
     with answering("police", wait), answering("other", wait):
-        both = [asyncio.create_task(caller.call(CALL, message("CallRequest", who="police"), idempotency_key="k")) for _ in range(2)]
-        await inside.acquire()
-        await inside.acquire()
+        both = [asyncio.create_task(caller.call(CALL, message("CallRequest", who="police"), idempotency_key="k")) for _ in range(4)]
+        await inside.wait()
         with pytest.raises(Conflict, match=r"request\.idempotency_key_reused"):
             await caller.call(CALL, message("CallRequest", who="other"), idempotency_key="k")
         finish.set()
-        one, other = await asyncio.gather(*both)
-    assert one.id == other.id
+        answers = await asyncio.gather(*both)
+    assert len({answer.id for answer in answers}) == 1
+    assert calls == 1
 
 
-async def test_outside_of_a_transaction_a_refusal_frees_the_key(running: Platform) -> None:
-    async def refuse() -> None:
-        raise Conflict("toy.engaged", "占线", "engaged")
+@pytest.mark.parametrize("failure", [Conflict("toy.engaged", "占线", "engaged"), RuntimeError()], ids=["refusal", "defect"])
+async def test_outside_of_a_transaction_a_failure_frees_the_key(running: Platform, failure: Exception) -> None:
+    async def fail() -> None:
+        raise failure
 
     async def answer() -> None: ...
 
     caller = speaker(running)
-    with answering("doctor", refuse), answering("nurse", answer):
-        with pytest.raises(Conflict, match=r"toy\.engaged"):
+    with answering("doctor", fail), answering("nurse", answer):
+        with pytest.raises((Conflict, Internal)):
             await caller.call(CALL, message("CallRequest", who="doctor"), idempotency_key="k")
         await caller.call(CALL, message("CallRequest", who="nurse"), idempotency_key="k")
 
 
-async def test_outside_of_a_transaction_what_a_crash_interrupted_runs_again(running: Platform) -> None:
-    async def crash() -> None:
-        raise RuntimeError
+async def test_outside_of_a_transaction_a_caller_who_hangs_up_frees_the_key(running: Platform) -> None:
+    inside = asyncio.Event()
+
+    async def hang() -> None:
+        inside.set()
+        await asyncio.sleep(60)
 
     async def answer() -> None: ...
 
     caller = speaker(running)
-    with answering("doctor", crash), pytest.raises(Internal):
+    with answering("doctor", hang):
+        call = asyncio.create_task(caller.call(CALL, message("CallRequest", who="doctor"), idempotency_key="k"))
+        await inside.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    with answering("doctor", answer):
         await caller.call(CALL, message("CallRequest", who="doctor"), idempotency_key="k")
-    with answering("doctor", answer), answering("nurse", answer):
-        with pytest.raises(Conflict, match=r"request\.idempotency_key_reused"):
-            await caller.call(CALL, message("CallRequest", who="nurse"), idempotency_key="k")
-        await caller.call(CALL, message("CallRequest", who="doctor"), idempotency_key="k")
+
+
+async def test_outside_of_a_transaction_what_a_crash_interrupted_runs_again_when_it_must_be_dead(running: Platform) -> None:
+    calls = 0
+
+    async def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    who = principal(modules=["toy"])
+    with answering("doctor", count):
+        await running.caller(who).call(CALL, message("CallRequest", who="doctor"), idempotency_key="k")
+        async with running.transaction("toy", who.community_id) as tx:
+            await tx.execute("UPDATE idempotency_keys SET response = NULL, created_at = now() - interval '35 seconds'")
+        waiting = asyncio.create_task(running.caller(who).call(CALL, message("CallRequest", who="doctor"), idempotency_key="k"))
+        await asyncio.wait([waiting], timeout=0.2)
+        assert (calls, waiting.done()) == (1, False)
+        async with running.transaction("toy", who.community_id) as tx:
+            await tx.execute("UPDATE idempotency_keys SET created_at = now() - interval '45 seconds'")
+        await waiting
+    assert calls == 2
 
 
 async def test_an_answer_that_holds_a_secret_is_given_once_and_kept_nowhere(running: Platform) -> None:
