@@ -303,6 +303,8 @@ class Consumer:
         self._subscription: Subscription | None = None
         self._stopping = asyncio.Event()
         self._in_work: set[asyncio.Task[None]] = set()
+        # Positions in the stream of what is in work: what the broker delivers again meanwhile is answered by the answer to the first.
+        self._positions: set[int] = set()
         # The last task of each aggregate: its events are handled one after the other, other aggregates' beside them.
         self._tails: dict[str, asyncio.Task[None]] = {}
         self._waiting: list[Msg] = []
@@ -357,21 +359,29 @@ class Consumer:
             await self._answer(message, Msg.ack)  # Another event under the same subject, or a dead letter of another consumer.
         elif self._stopping.is_set():
             await self._answer(message, Msg.nak)
-        elif self._mode == "batch":
+        elif self._mode == "live" and len(self._in_work) >= _LISTENED_MAX:
+            telemetry.EVENT_SECONDS.labels(self.name, "dropped").observe(0)
+        elif self._mode == "live":
+            self._begin(message, 0)
+        elif (position := message.metadata.sequence.stream) not in self._positions:
+            self._positions.add(position)
+            self._begin(message, position)
+
+    def _begin(self, message: Msg, position: int) -> None:
+        if self._mode == "batch":
             self._waiting.append(message)
             if self._batch is None:
                 self._batch = asyncio.create_task(self._handle_batches())
-        elif self._mode == "live" and len(self._in_work) >= _LISTENED_MAX:
-            telemetry.EVENT_SECONDS.labels(self.name, "dropped").observe(0)
-        else:
-            aggregate = headers.get("ce-subject", "")
-            task = asyncio.create_task(self._handle(message, self._tails.get(aggregate)))
-            self._tails[aggregate] = task
-            self._in_work.add(task)
-            task.add_done_callback(lambda done: self._done(done, aggregate))
+            return
+        aggregate = (message.headers or {}).get("ce-subject", "")
+        task = asyncio.create_task(self._handle(message, self._tails.get(aggregate)))
+        self._tails[aggregate] = task
+        self._in_work.add(task)
+        task.add_done_callback(lambda done: self._end(done, aggregate, position))
 
-    def _done(self, task: asyncio.Task[None], aggregate: str) -> None:
+    def _end(self, task: asyncio.Task[None], aggregate: str, position: int) -> None:
         self._in_work.discard(task)
+        self._positions.discard(position)
         if self._tails.get(aggregate) is task:
             del self._tails[aggregate]
 
@@ -424,6 +434,7 @@ class Consumer:
             while self._waiting:
                 messages, self._waiting = self._waiting, []
                 await self._handle_batch(messages)
+                self._positions.difference_update(message.metadata.sequence.stream for message in messages)
         finally:
             self._batch = None
 

@@ -7,7 +7,6 @@ is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer 
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 import msgspec
-import uvicorn
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -40,6 +38,7 @@ from servicekit.config import Address, DatabaseSettings, NatsSettings, ProcessSe
 from servicekit.database import PLATFORM, UNREACHABLE, Database, Resources, Transaction, open_database
 from servicekit.errors import ServiceError
 from servicekit.events import event_type
+from servicekit.http_server import HttpServer, serve_http
 from servicekit.messaging import Consumer, Consumption, Publisher
 from servicekit.outbox import Relay
 
@@ -133,32 +132,6 @@ def contract(descriptor: Any, service: str, functions: ModuleType) -> rpc.Api:
     return rpc.Api(descriptor.services_by_name[service], functions)
 
 
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its loop, which watches for signals that the host owns and would add its ticks to every stop."""
-
-    async def start(self, listener: socket.socket) -> None:
-        """Returns when it answers."""
-        self.config.load()
-        self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup(sockets=[listener])
-
-    async def stop(self, within_s: float) -> None:
-        """Takes no more connections, lets each finish its request, and ends those that take too long."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        try:
-            async with asyncio.timeout(within_s):
-                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn tells nobody
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            for task in self.server_state.tasks:
-                task.cancel()
-            for connection in list(self.server_state.connections):
-                connection.transport.abort()
-
-
 class Host:
     """Runs services in this process."""
 
@@ -181,8 +154,8 @@ class Host:
         self._relays: list[Relay] = []
         self._keepers: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._operations_server: _HttpServer | None = None
-        self._http: list[_HttpServer] = []
+        self._operations_server: HttpServer | None = None
+        self._http: list[HttpServer] = []
         self._grpc = grpc.aio.server(maximum_concurrent_rpcs=rpc.CALLS_MAX, options=rpc.SERVER_OPTIONS)
         self._is_listening = False
         self._health = health.aio.HealthServicer()
@@ -195,7 +168,7 @@ class Host:
         after that too.
         """
         settings = [_settings_of(service) for service in self._services]
-        self._operations_server = await self._serve_http(self._operations(), self._process.ops_address)
+        self._operations_server = await serve_http(self._operations(), self._process.ops_address)
         verifier = self._verifier or self._identity_keys()
         databases = await _all([self._open_database(service) for service in self._services])
         for service, own, database in zip(self._services, settings, databases, strict=True):
@@ -214,7 +187,7 @@ class Host:
         for service, running in zip(self._services, self.running, strict=True):
             if service.http is not None:
                 address = load(HttpSettings, service.name).http_address
-                self._http.append(await self._serve_http(service.http(running), address))
+                self._http.append(await serve_http(service.http(running), address))
         await self._set_ready(True)
 
     async def stop(self) -> None:
@@ -357,23 +330,6 @@ class Host:
 
         return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", metrics)])
 
-    async def _serve_http(self, application: Asgi, address: str) -> _HttpServer:
-        config = uvicorn.Config(
-            application,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            # Whose X-Forwarded-For is believed is the application's to say; uvicorn would believe everybody on this machine.
-            proxy_headers=False,
-            date_header=False,
-            timeout_keep_alive=75,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-        server = _HttpServer(config)
-        await server.start(_listen(address))
-        return server
-
 
 def _settings_of(service: Service) -> msgspec.Struct:
     """A service's own settings. What else it needs is looked at too, so that what is wrong is told before anything is waited for."""
@@ -383,22 +339,6 @@ def _settings_of(service: Service) -> msgspec.Struct:
     if service.http is not None:
         load(HttpSettings, service.name)
     return load(service.settings, service.name)
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named, or asyncio does not see that it is TCP and leaves Nagle's algorithm on: each answer would wait 40 ms for an acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), int(port)))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise OSError(f"cannot listen on {address}: {getattr(error, 'strerror', error)}") from None
-    listener.listen(1024)
-    listener.setblocking(False)
-    return listener
 
 
 async def _fetch_keys(peer: rpc.Peer) -> bytes:

@@ -38,8 +38,8 @@ process.WATCHER = {watcher!r}
 folder = Path({folder!r})
 postgres = start_postgres(folder / "postgres", durable=False)
 nats = start_nats(folder / "nats")
-print(postgres.pid, nats.pid, flush=True)
 try:
+    print(postgres.pid, nats.pid, flush=True)
     sys.stdin.read()
 except KeyboardInterrupt:
     import asyncio, asyncpg

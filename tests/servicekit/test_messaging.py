@@ -276,6 +276,51 @@ async def test_a_message_that_is_not_from_the_broker_is_not_handled(servers: Ser
         await eventually(hears(running, "genuine"))
 
 
+async def test_what_the_broker_delivers_again_while_it_is_in_work_is_not_begun_again(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messaging, "_ACK_WAIT_S", 0.2)
+    finish = asyncio.Event()
+
+    async def note_slowly(tx: Transaction, event: Received[Any]) -> None:
+        await finish.wait()
+        await note(tx, event)
+
+    async with platform(servers, toy(on(Spoken, note_slowly))) as running:
+        await say(running, "a1", "a2", "a3", word_id="a")
+
+        async def came_again() -> bool:
+            info = await consumer_info(servers, "toy-note_slowly")
+            return bool(info.num_redelivered == 3 and info.delivered.consumer_seq >= 9)
+
+        await eventually(came_again)
+        assert len(running.host._consumers[0]._in_work) == 3
+        finish.set()
+        await settled(servers, "toy-note_slowly")
+        assert await heard(running) == ["a1", "a2", "a3"]
+
+
+async def test_a_consumer_that_stops_while_it_waits_for_what_is_away_hands_back_at_once(servers: Servers) -> None:
+    is_away, waiting = True, asyncio.Event()
+
+    async def need_another(tx: Transaction, event: Received[Any]) -> None:
+        waiting.set()
+        if is_away:
+            raise Unavailable("other.unavailable", "", "")
+        await note(tx, event)
+
+    service = toy(on(Spoken, need_another))
+    async with platform(servers, service) as one:
+        settings = {"LINLI_TOY_DATABASE_URL": one.database_urls["toy"]}
+        await say(one, "hello")
+        await waiting.wait()
+        async with platform(servers, service, settings=settings, keep_streams=True):
+            async with asyncio.timeout(2):
+                await one.host._consumers[0].stop()
+            is_away = False
+            await eventually(hears(one, "hello"), deadline_s=5)
+
+
 # Batches and listeners
 
 
