@@ -50,6 +50,7 @@ from servicekit.service import Host, Service
 T = TypeVar("T")
 PASSWORD = "test"
 DEADLINE_S = 15.0
+SERVICES = Path(__file__).parents[1] / "services"
 
 
 async def eventually(probe: Callable[[], Awaitable[T]], what: str = "", deadline_s: float = DEADLINE_S) -> T:
@@ -109,6 +110,12 @@ class _Template:
     free: list[str] = field(default_factory=list)
 
 
+def _database_name(service: Service) -> str:
+    """What a service's databases are called; a stand-in with the name of a real service has its own."""
+    is_real = service.migrations is not None and service.migrations.is_relative_to(SERVICES)
+    return service.name if is_real else f"{service.name}_stand_in"
+
+
 class Servers:
     """PostgreSQL and NATS for one test worker."""
 
@@ -124,18 +131,19 @@ class Servers:
 
     async def template(self, service: Service) -> schema.Credentials:
         """The addresses of the migrated database that this service's test databases are cloned from."""
-        if service.name not in self._templates:
-            credentials = await schema.provision(self.postgres.url(), service.name, PASSWORD, PASSWORD)
+        name = _database_name(service)
+        if name not in self._templates:
+            credentials = await schema.provision(self.postgres.url(), name, PASSWORD, PASSWORD)
             await schema.migrate(credentials.owner_url, service.migrations)
-            connection = await asyncpg.connect(self.postgres.url(f"linli_{service.name}"))
+            connection = await asyncpg.connect(self.postgres.url(f"linli_{name}"))
             try:
                 tables = [row[0] for row in await connection.fetch(_TABLES)]
                 is_empty = not any([await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})") for table in tables])
                 shape = await connection.fetchval(_SHAPE)
             finally:
                 await connection.close()
-            self._templates[service.name] = _Template(credentials, tables, shape, is_empty)
-        return self._templates[service.name].credentials
+            self._templates[name] = _Template(credentials, tables, shape, is_empty)
+        return self._templates[name].credentials
 
     @asynccontextmanager
     async def database(self, service: Service) -> AsyncIterator[str]:
@@ -144,7 +152,7 @@ class Servers:
         A clone costs 0.1 s or more and an emptied one 10 ms, so a clone that still looks like its template is emptied and used again.
         """
         credentials = await self.template(service)
-        template = self._templates[service.name]
+        template = self._templates[_database_name(service)]
         clone = template.free.pop() if template.free else await self._clone(service)
         try:
             yield credentials.service_url.rpartition("/")[0] + f"/{clone}"
@@ -156,7 +164,8 @@ class Servers:
 
     async def _clone(self, service: Service) -> str:
         self._clones += 1
-        template, clone = f"linli_{service.name}", f"linli_{service.name}_{os.getpid()}_{self._clones}"
+        template = f"linli_{_database_name(service)}"
+        clone = f"{template}_{os.getpid()}_{self._clones}"
         await self._run(f"CREATE DATABASE {clone} TEMPLATE {template} OWNER {template}_owner")
         return clone
 
