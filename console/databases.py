@@ -10,6 +10,7 @@ import asyncpg
 import typer
 
 from console import catalog
+from infra.local.accounts import OPERATOR
 from servicekit import messaging, outbox, schema
 from servicekit.clock import system_clock
 from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, SettingsError, load
@@ -24,8 +25,6 @@ SELECT_DEAD_LETTERS = """
 SELECT dead_letter_id, consumer, subject, headers, body, failed_at FROM dead_letters
 WHERE (dead_letter_id = ANY($1::uuid[])) OR ($1::uuid[] = '{}' AND replayed_at IS NULL) ORDER BY failed_at LIMIT 1000
 """
-# The broker's user for those who run it.
-OPERATOR = "operator"
 # One that has failed again meanwhile waits again.
 MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $3 WHERE dead_letter_id = $1 AND failed_at = $2"
 

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from console import catalog, settings
 from console.demonstration import Demonstration
-from console.environment import CODES, Secrets, newest_code, write_private
+from console.environment import CODES, ENVIRONMENT, SECRETS, Secrets, newest_code, write_private
 from console.live import Figures
 from console.processes import Child, ProcessError
 from console.seed import SeedError, seed
@@ -96,7 +96,7 @@ async def local_platform(options: Options) -> AsyncIterator[Local]:
         addresses = _addresses(options)
         local = Local(options.folder, postgres, nats, own_secrets, addresses)
         shared = {**await settings.shared(local.folder, own_secrets, postgres, nats, addresses), **options.settings}
-        write_private(options.folder / "environment.json", msgspec.json.format(msgspec.json.encode(shared), indent=1).decode())
+        write_private(options.folder / ENVIRONMENT, msgspec.json.format(msgspec.json.encode(shared), indent=1).decode())
         for child in _children(options, local, shared):
             local.children[child.name] = child
             child.start()
@@ -268,7 +268,7 @@ def forget(folder: Path) -> None:
             raise UpError(f"process {holder} is using {folder}: stop it first")
     for name in _OWNED:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for file in (CODES, DEMONSTRATION, "provider.sqlite", "environment.json", "secrets.json", "ports.json"):
+    for file in (CODES, DEMONSTRATION, "provider.sqlite", ENVIRONMENT, SECRETS, "ports.json"):
         (folder / file).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
