@@ -34,7 +34,7 @@ check: $(STAMP) ## All that CI runs: lint, types, walls, contracts, migrations, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.contracts check
-	$(BIN)/squawk --config .squawk.toml services/*/migrations/*.sql libs/servicekit/migrations/*.sql
+	$(BIN)/squawk --config .squawk.toml services/*/migrations/*.sql libs/*/migrations/*.sql
 	$(MAKE) test
 
 bench: $(STAMP) ## Print measured figures as JSON lines

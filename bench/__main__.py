@@ -10,6 +10,7 @@ import uvloop
 from bench import decision, gateway, ingest, start, telemetry
 from bench.measure import report
 from console.up import Local, Options, local_platform
+from tests.support import UNLIMITED
 
 # Figures of the platform as it is started: whether each service has a process of its own.
 PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
@@ -18,8 +19,6 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "gateway": (gateway.measure, True),
     "start": (start.measure, True),
 }
-# What keeps one phone from asking too much would keep a benchmark from asking anything.
-UNLIMITED = {"LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0", "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0"}
 
 
 async def _platform(names: list[str]) -> None:

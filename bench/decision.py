@@ -22,6 +22,7 @@ from bench.measure import Run, open_loop, report
 from console.seed import Api
 from console.up import Local
 from servicekit.identifiers import new_id
+from tests.journeys.lots import open_lane, open_lot
 from tests.support import free_address
 
 # A city quarter: a lot's lanes decide one after the other, and a lane has a car a second at the very most.
@@ -55,30 +56,15 @@ async def peer(kind: str, environment: dict[str, str]) -> AsyncIterator[str]:
 
 
 async def _cameras(local: Local) -> dict[str, str]:
-    """Lots of its own with two entrances each; returns the cameras' secrets."""
+    """Lots of its own with five entrances each; returns the cameras' secrets."""
     plan = local.demonstration
     assert plan is not None
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         body = {"community_id": plan.community_id, "phone": plan.manager_phone, "password": plan.manager_password}
         manager = await Api(client, local.gateway_url).signed_in("/v1/sign-in/password", body)
-        lots = []
-        for number in range(LOTS):
-            lots.append((await manager.call("POST", "/v1/parking/lots", {"name": f"bench {number}", "admits_temporary": True}))["lot_id"])
-            await manager.call("POST", f"/v1/parking/lots/{lots[-1]}/areas", {"name": "A", "capacity": 100_000})
-        found = {}
-        for number in range(LANES):
-            camera = f"bench-cam-{number}"
-            made = await manager.call("POST", "/v1/devices", {"device_id": camera, "name": camera, "kind": "DEVICE_KIND_PLATE_CAMERA"})
-            found[camera] = made["secret"]
-            lane = {
-                "name": camera,
-                "direction": "DIRECTION_ENTRY",
-                "camera_device_id": camera,
-                "gate_device_id": camera,
-                "offline_rule": "OFFLINE_RULE_STAY_SHUT",
-            }
-            await manager.call("POST", f"/v1/parking/lots/{lots[number % LOTS]}/lanes", lane)
-    return found
+        lots = [await open_lot(manager, f"bench {number}", capacity=100_000) for number in range(LOTS)]
+        cameras = [f"bench-cam-{number}" for number in range(LANES)]
+        return {camera: await open_lane(manager, lots[number % LOTS], camera, entry=True) for number, camera in enumerate(cameras)}
 
 
 def _push(camera: str, plate: str) -> bytes:

@@ -23,3 +23,8 @@ def find(names: Sequence[str]) -> list[Service]:
     # Imported only when it runs: a process with one service does not pay for the others.
     services: list[Service] = [importlib.import_module(f"services.{name}.service").SERVICE for name in chosen]
     return services
+
+
+def modules() -> list[str]:
+    """The services that a community can switch on and off."""
+    return [service.name for service in find(["all"]) if service.api is not None and not service.always_on]

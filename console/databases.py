@@ -36,7 +36,7 @@ class DatabaseError(Exception):
 async def migrate(services: Sequence[Service]) -> None:
     """Brings each service's database up to date. Raises DatabaseError, SettingsError."""
     for service in services:
-        if service.migrations is None:
+        if not service.migrations:
             continue
         settings = load(DatabaseSettings, service.name)
         if not settings.migration_url:
@@ -51,7 +51,7 @@ async def migrate(services: Sequence[Service]) -> None:
 @asynccontextmanager
 async def _database(name: str) -> AsyncIterator[Database]:
     (service,) = catalog.find([name])
-    if service.migrations is None:
+    if not service.migrations:
         raise DatabaseError(f"{name} has no database")
     try:
         database = await open_database(name, load(DatabaseSettings, name).database_url, pool_size=1, clock=system_clock)

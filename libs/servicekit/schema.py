@@ -1,13 +1,13 @@
 """Databases, roles and migrations.
 
 Each service has a database and two roles: one owns the tables and migrates them, the other serves requests, owns nothing and bypasses no
-policy. Migrations are plain SQL that dbmate applies, forward only: servicekit's own first, then the service's.
+policy. Migrations are plain SQL that dbmate applies, forward only, in the order of their versions: servicekit's own first.
 """
 
 import asyncio
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -83,13 +83,17 @@ def _as(url: str, role: str, password: str, database: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}:{quote(password, safe='')}@{host}", path=f"/{database}"))
 
 
-async def migrate(owner_url: str, migrations: Path | None) -> None:
-    """Brings a database up to date; processes that do it at once wait for each other.
+async def migrate(owner_url: str, migrations: Sequence[Path]) -> None:
+    """Brings a database up to date with these folders; processes that do it at once wait for each other.
 
     Raises MigrationError, and what asyncpg raises when the server is away.
     """
-    directories = [SERVICEKIT_MIGRATIONS, *([migrations] if migrations else [])]
-    if await _is_up_to_date(owner_url, directories):
+    directories = [SERVICEKIT_MIGRATIONS, *migrations]
+    files = sorted(path.name for directory in directories for path in directory.glob("*.sql"))
+    versions = {name.partition("_")[0] for name in files}
+    if len(versions) < len(files):
+        raise MigrationError(f"two migrations have the same version: {', '.join(files)}")
+    if await _is_up_to_date(owner_url, versions):
         return  # Asking costs a few milliseconds, dbmate a hundred.
     process = await asyncio.create_subprocess_exec(
         Path(sysconfig.get_path("scripts")) / "dbmate",
@@ -113,8 +117,7 @@ async def migrate(owner_url: str, migrations: Path | None) -> None:
         raise MigrationError(output.decode(errors="replace").strip())
 
 
-async def _is_up_to_date(owner_url: str, directories: Sequence[Path]) -> bool:
-    versions = {path.name.partition("_")[0] for directory in directories for path in directory.glob("*.sql")}
+async def _is_up_to_date(owner_url: str, versions: Set[str]) -> bool:
     connection = await asyncpg.connect(owner_url, timeout=_CONNECT_S)
     try:
         applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}

@@ -110,8 +110,8 @@ class Service:
 
     name: str
     settings: type[msgspec.Struct] = msgspec.Struct
-    # The folder of its SQL migrations; a service without one has no database.
-    migrations: Path | None = None
+    # The folders of its SQL migrations: its own, and those of libraries that keep tables in its database. Without any it has no database.
+    migrations: Sequence[Path] = ()
     api: rpc.Api | None = None
     publishes: Sequence[type[Message]] = ()
     consumes: Sequence[Consumption[Any]] = ()
@@ -271,7 +271,7 @@ class Host:
         return client
 
     async def _open_database(self, service: Service) -> Database | None:
-        if service.migrations is None:
+        if not service.migrations:
             return None
         settings = load(DatabaseSettings, service.name)
         while True:
@@ -334,7 +334,7 @@ class Host:
 def _settings_of(service: Service) -> msgspec.Struct:
     """A service's own settings. What else it needs is looked at too, so that what is wrong is told before anything is waited for."""
     load(NatsSettings, service.name)
-    if service.migrations is not None:
+    if service.migrations:
         load(DatabaseSettings, service.name)
     if service.http is not None:
         load(HttpSettings, service.name)

@@ -1,6 +1,6 @@
-"""Instants between contracts and code: protobuf timestamps, UTC datetimes, community time zones."""
+"""Time between contracts and code: protobuf timestamps, UTC datetimes, calendar days, community time zones."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -32,6 +32,18 @@ def to_timestamp(instant: datetime | None) -> Timestamp | None:
     timestamp = Timestamp()
     timestamp.FromDatetime(instant)
     return timestamp
+
+
+def to_day(typed: str, field: str) -> date:
+    """A calendar day such as 2026-01-05. Raises Invalid, naming `field`, when there is none like it in the years 2000 to 2199."""
+    try:
+        day = date.fromisoformat(typed)
+    except ValueError:
+        day = date.min
+    if not _EARLIEST.date() <= day < _LATEST.date():
+        violation = FieldViolation(field, "date", "must be a calendar day between the years 2000 and 2199")
+        raise Invalid("request.invalid", "日期无效", "There is no such day", fields=[violation])
+    return day
 
 
 def zone(name: str) -> ZoneInfo:

@@ -1,6 +1,6 @@
 """billing.proto to domain and back."""
 
-from datetime import date
+from functools import partial
 from uuid import UUID
 
 from google.api.httpbody_pb2 import HttpBody
@@ -8,9 +8,9 @@ from google.api.httpbody_pb2 import HttpBody
 from linli.billing.v1 import billing_pb2 as pb
 from servicekit import paging
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid
 from servicekit.rpc import Call, outside_transaction
-from servicekit.times import to_timestamp
+from servicekit.texts import text
+from servicekit.times import to_day, to_timestamp
 from services.billing import collection, operations, reconciling, store
 from services.billing.charges import Charge, ChargeState
 from services.billing.payments import Outcome, Payment, PaymentState, Refund
@@ -19,8 +19,6 @@ from services.billing.reconciliation import Reconciliation
 
 # A page of reconciliations ends early rather than grow beyond what a message holds.
 _DIFFERENCES_MAX = 10_000
-# The days that a calendar day may be; arithmetic on the edges of the calendar overflows.
-_FIRST_YEAR, _LAST_YEAR = 2000, 2199
 
 _CHARGE_STATES = {
     pb.CHARGE_STATE_DUE: ChargeState.DUE,
@@ -53,12 +51,10 @@ async def get_charge(tx: Transaction, request: pb.GetChargeRequest) -> pb.Charge
 
 async def list_charges(tx: Transaction, request: pb.ListChargesRequest) -> pb.ListChargesResponse:
     """Charges, newest first."""
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, UUID)
-    state, origin_id = _CHARGE_STATES.get(request.state), _text(request.origin_id, "origin_id")
-    rows = await store.list_charges(tx, state, origin_id, after, size + 1)
-    page, token = paging.page(rows, size, lambda charge: charge.charge_id)
-    return pb.ListChargesResponse(charges=[_charge(tx, charge) for charge in page], next_page_token=token)
+    origin_id = text(request.origin_id, "origin_id") if request.origin_id else ""
+    fetch = partial(store.list_charges, tx, _CHARGE_STATES.get(request.state), origin_id)
+    charges, token = await paging.page(request, UUID, fetch, lambda charge: charge.charge_id)
+    return pb.ListChargesResponse(charges=[_charge(tx, charge) for charge in charges], next_page_token=token)
 
 
 @outside_transaction
@@ -77,26 +73,25 @@ async def get_payment(tx: Transaction, request: pb.GetPaymentRequest) -> pb.Paym
 
 async def list_my_payments(tx: Transaction, request: pb.ListMyPaymentsRequest) -> pb.ListPaymentsResponse:
     """The caller's own payments."""
-    return await _list_payments(tx, None, tx.caller.account_id, request.page_size, request.page_token)
+    return await _list_payments(tx, request, None, tx.caller.account_id)
 
 
 async def list_payments(tx: Transaction, request: pb.ListPaymentsRequest) -> pb.ListPaymentsResponse:
     """All payments."""
-    return await _list_payments(tx, _PAYMENT_STATES.get(request.state), None, request.page_size, request.page_token)
+    return await _list_payments(tx, request, _PAYMENT_STATES.get(request.state), None)
 
 
 async def _list_payments(
-    tx: Transaction, state: PaymentState | None, account_id: UUID | None, page_size: int, page_token: str
+    tx: Transaction, request: paging.ListRequest, state: PaymentState | None, account_id: UUID | None
 ) -> pb.ListPaymentsResponse:
-    size = paging.page_size(page_size)
-    rows = await store.list_payments(tx, state, account_id, paging.cursor(page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda payment: payment.payment_id)
-    return pb.ListPaymentsResponse(payments=[_payment(payment) for payment in page], next_page_token=token)
+    fetch = partial(store.list_payments, tx, state, account_id)
+    payments, token = await paging.page(request, UUID, fetch, lambda payment: payment.payment_id)
+    return pb.ListPaymentsResponse(payments=[_payment(payment) for payment in payments], next_page_token=token)
 
 
 async def refund_payment(tx: Transaction, request: pb.RefundPaymentRequest) -> pb.Refund:
     """Gives money back."""
-    reason = _text(request.reason, "reason")
+    reason = text(request.reason, "reason", lines=True)
     return _refund(await operations.request_refund(tx, UUID(request.payment_id), request.amount_fen, reason))
 
 
@@ -122,40 +117,21 @@ async def receive_notification(call: Call, request: pb.ReceiveNotificationReques
 async def reconcile(call: Call, request: pb.ReconcileRequest) -> pb.Reconciliation:
     """Compares a day with the provider's file."""
     provider = call.resource(Providers).named(request.provider)
-    return _reconciliation(await reconciling.reconcile(call, call.caller.community_id, provider, _day(request.day)))
+    return _reconciliation(await reconciling.reconcile(call, call.caller.community_id, provider, to_day(request.day, "day")))
 
 
 async def list_reconciliations(tx: Transaction, request: pb.ListReconciliationsRequest) -> pb.ListReconciliationsResponse:
     """Reconciliations, newest day first."""
-    size = paging.page_size(request.page_size)
-    rows = await store.list_reconciliations(tx, paging.cursor(request.page_token, UUID), size + 1)
+    rows, token = await paging.page(request, UUID, partial(store.list_reconciliations, tx), lambda row: row.reconciliation_id)
     differences, fitting = 0, 0
-    for row in rows[:size]:
+    for row in rows:
         differences += len(row.differences)
         if fitting and differences > _DIFFERENCES_MAX:
             break
         fitting += 1
-    page, token = paging.page(rows, fitting, lambda reconciliation: reconciliation.reconciliation_id)
-    return pb.ListReconciliationsResponse(reconciliations=[_reconciliation(row) for row in page], next_page_token=token)
-
-
-def _text(text: str, field: str) -> str:
-    # PostgreSQL holds no NUL.
-    if "\0" in text:
-        violation = FieldViolation(field, "string.nul", "must hold no NUL")
-        raise Invalid("request.invalid", "请求内容不符合要求", "The request does not meet the contract", fields=[violation])
-    return text
-
-
-def _day(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-        if _FIRST_YEAR <= day.year <= _LAST_YEAR:
-            return day
-    except ValueError:
-        pass
-    violation = FieldViolation("day", "date", "must be a calendar day between the years 2000 and 2199")
-    raise Invalid("request.invalid", "日期无效", "The day is not valid", fields=[violation])
+    if fitting < len(rows):
+        rows, token = rows[:fitting], paging.token(rows[fitting - 1].reconciliation_id)
+    return pb.ListReconciliationsResponse(reconciliations=[_reconciliation(row) for row in rows], next_page_token=token)
 
 
 def _charge(tx: Transaction, charge: Charge) -> pb.Charge:

@@ -55,7 +55,7 @@ async def open_providers(running: Running) -> AsyncIterator[Sequence[object]]:
 SERVICE = Service(
     name="billing",
     settings=Settings,
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     api=contract(billing_pb2.DESCRIPTOR, "BillingService", rpc),
     resources=open_providers,
     publishes=[PaymentSucceeded, PaymentRefunded, Notified],

@@ -1,7 +1,7 @@
 """The IdentityService contract: proto to domain and back. What is done is in `operations.py` and `sign_in_operations.py`."""
 
 import ipaddress
-import unicodedata
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -10,9 +10,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from linli.identity.v1 import identity_pb2 as pb
 from servicekit.database import PLATFORM, Transaction
-from servicekit.errors import FieldViolation, Invalid
-from servicekit.paging import cursor, page, page_size
+from servicekit.paging import page
 from servicekit.rpc import Call, outside_transaction
+from servicekit.texts import text
 from servicekit.times import to_timestamp
 from services.identity import operations, phones, roles, sign_in_operations, store
 from services.identity.code_senders import CodeSender
@@ -115,15 +115,14 @@ async def set_password(call: Call, request: pb.SetPasswordRequest) -> Empty:
 
 
 async def create_community(tx: Transaction, request: pb.CreateCommunityRequest) -> pb.Community:
-    name, manager_name = _text(request.name, "name"), _text(request.manager_name, "manager_name")
+    name, manager_name = text(request.name, "name"), text(request.manager_name, "manager_name")
     created = await operations.create_community(tx, name, request.time_zone, request.modules, request.manager_phone, manager_name)
     return _community(created)
 
 
 async def list_communities(tx: Transaction, request: pb.ListCommunitiesRequest) -> pb.ListCommunitiesResponse:
     await tx.enter(PLATFORM)
-    size, after = page_size(request.page_size), cursor(request.page_token, tuple[str, UUID])
-    rows, token = page(await store.list_communities(tx, after, size + 1), size, lambda row: (row.name, row.community_id))
+    rows, token = await page(request, tuple[str, UUID], partial(store.list_communities, tx), lambda row: (row.name, row.community_id))
     entries = [pb.CommunityEntry(community_id=str(row.community_id), name=row.name) for row in rows]
     return pb.ListCommunitiesResponse(communities=entries, next_page_token=token)
 
@@ -135,7 +134,7 @@ async def get_community(tx: Transaction, _request: pb.GetCommunityRequest) -> pb
 async def update_community(tx: Transaction, request: pb.UpdateCommunityRequest) -> pb.Community:
     updated = await operations.update_community(
         tx,
-        _text(request.name, "name") if request.HasField("name") else None,
+        text(request.name, "name") if request.HasField("name") else None,
         request.time_zone if request.HasField("time_zone") else None,
         request.modules.names if request.HasField("modules") else None,
     )
@@ -143,24 +142,22 @@ async def update_community(tx: Transaction, request: pb.UpdateCommunityRequest) 
 
 
 async def create_building(tx: Transaction, request: pb.CreateBuildingRequest) -> pb.Building:
-    return _building(await operations.create_building(tx, _text(request.name, "name")))
+    return _building(await operations.create_building(tx, text(request.name, "name")))
 
 
 async def list_buildings(tx: Transaction, request: pb.ListBuildingsRequest) -> pb.ListBuildingsResponse:
-    size, after = page_size(request.page_size), cursor(request.page_token, str)
-    rows, token = page(await store.list_buildings(tx, after, size + 1), size, lambda row: row.name)
+    rows, token = await page(request, str, partial(store.list_buildings, tx), lambda row: row.name)
     return pb.ListBuildingsResponse(buildings=[_building(row) for row in rows], next_page_token=token)
 
 
 async def create_unit(tx: Transaction, request: pb.CreateUnitRequest) -> pb.Unit:
-    label = _text(request.label, "label")
+    label = text(request.label, "label")
     return _unit(await operations.create_unit(tx, UUID(request.building_id), label, request.exclusive_area_cm2))
 
 
 async def list_units(tx: Transaction, request: pb.ListUnitsRequest) -> pb.ListUnitsResponse:
     building = await operations.get_building(tx, UUID(request.building_id))
-    size, after = page_size(request.page_size), cursor(request.page_token, str)
-    rows, token = page(await store.list_units(tx, building.building_id, after, size + 1), size, lambda row: row.label)
+    rows, token = await page(request, str, partial(store.list_units, tx, building.building_id), lambda row: row.label)
     return pb.ListUnitsResponse(units=[_unit(row) for row in rows], next_page_token=token)
 
 
@@ -173,13 +170,12 @@ async def get_household(tx: Transaction, request: pb.GetHouseholdRequest) -> pb.
 
 
 async def list_households(tx: Transaction, request: pb.ListHouseholdsRequest) -> pb.ListHouseholdsResponse:
-    size, before = page_size(request.page_size), cursor(request.page_token, UUID)
-    rows, token = page(await store.list_households(tx, before, size + 1), size, lambda row: row.household_id)
+    rows, token = await page(request, UUID, partial(store.list_households, tx), lambda row: row.household_id)
     return pb.ListHouseholdsResponse(households=[_household(tx, row) for row in rows], next_page_token=token)
 
 
 async def add_member(tx: Transaction, request: pb.AddMemberRequest) -> pb.Household:
-    name, kind = _text(request.name, "name"), _MEMBER_KIND_BY_NUMBER[request.kind]
+    name, kind = text(request.name, "name"), _MEMBER_KIND_BY_NUMBER[request.kind]
     return _household(tx, await operations.add_member(tx, UUID(request.household_id), request.phone, name, kind))
 
 
@@ -188,7 +184,7 @@ async def remove_member(tx: Transaction, request: pb.RemoveMemberRequest) -> pb.
 
 
 async def grant_role(tx: Transaction, request: pb.GrantRoleRequest) -> pb.RoleGrant:
-    name, building_id = _text(request.name, "name"), UUID(request.building_id) if request.building_id else None
+    name, building_id = text(request.name, "name"), UUID(request.building_id) if request.building_id else None
     return _role_grant(tx, await operations.grant_role(tx, request.phone, name, request.role, building_id))
 
 
@@ -198,8 +194,7 @@ async def revoke_role(tx: Transaction, request: pb.RevokeRoleRequest) -> Empty:
 
 
 async def list_role_grants(tx: Transaction, request: pb.ListRoleGrantsRequest) -> pb.ListRoleGrantsResponse:
-    size, before = page_size(request.page_size), cursor(request.page_token, UUID)
-    rows, token = page(await store.list_role_grants(tx, before, size + 1), size, lambda row: row.role_grant_id)
+    rows, token = await page(request, UUID, partial(store.list_role_grants, tx), lambda row: row.role_grant_id)
     return pb.ListRoleGrantsResponse(role_grants=[_role_grant(tx, row) for row in rows], next_page_token=token)
 
 
@@ -230,15 +225,6 @@ def _client_address(call: Call) -> str:
     except ValueError:
         return text
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
-
-
-def _text(value: str, field: str) -> str:
-    """A name without blanks around it. Raises Invalid when nothing is left, or it holds control characters."""
-    text = value.strip()
-    if not text or any(unicodedata.category(character) == "Cc" for character in text):
-        violation = FieldViolation(field, "text", "must hold visible characters, and no control characters")
-        raise Invalid("request.invalid", "请求内容不符合要求", "The request does not meet the contract", fields=[violation])
-    return text
 
 
 def _tokens(tokens: Tokens) -> pb.Tokens:

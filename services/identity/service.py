@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from linli.identity.v1 import identity_pb2
-from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved
 from servicekit.config import Count, SettingsError
 from servicekit.database import PLATFORM, Resources
 from servicekit.service import Running, Service, contract, every
@@ -93,13 +93,14 @@ async def resources(running: Running) -> AsyncIterator[Sequence[object]]:
 SERVICE = Service(
     name="identity",
     settings=Settings,
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     api=contract(identity_pb2.DESCRIPTOR, "IdentityService", rpc),
-    publishes=[CommunityChanged, VehicleRegistered, VehicleRemoved],
+    publishes=[CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved],
     jobs=[
         every(minutes=5, run=sign_in_operations.rotate_signing_keys),
         every(minutes=10, run=sign_in_operations.forget_expired),
         every(minutes=1, run=operations.reseal_phones),
+        every(minutes=1, run=operations.tell_again),
     ],
     resources=resources,
     always_on=True,

@@ -1,5 +1,7 @@
 """The register of devices as its contract says it."""
 
+from functools import partial
+
 from linli.ingest.v1.ingest_pb2 import (
     Device as DeviceMessage,
 )
@@ -14,7 +16,7 @@ from linli.ingest.v1.ingest_pb2 import (
     RotateSecretRequest,
 )
 from servicekit.database import Transaction
-from servicekit.paging import cursor, page, page_size
+from servicekit.paging import page
 from servicekit.rpc import secret_answer
 from servicekit.times import to_timestamp
 from services.ingest import operations, store
@@ -35,10 +37,8 @@ async def get_device(tx: Transaction, request: GetDeviceRequest) -> DeviceMessag
 
 async def list_devices(tx: Transaction, request: ListDevicesRequest) -> ListDevicesResponse:
     """ListDevices of the contract."""
-    size = page_size(request.page_size)
-    devices = await store.select_devices(tx, cursor(request.page_token, str) or "", size + 1)
-    shown, token = page(devices, size, lambda device: device.device_id)
-    return ListDevicesResponse(devices=[_message(device) for device in shown], next_page_token=token)
+    devices, token = await page(request, str, partial(store.select_devices, tx), lambda device: device.device_id)
+    return ListDevicesResponse(devices=[_message(device) for device in devices], next_page_token=token)
 
 
 @secret_answer

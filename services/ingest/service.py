@@ -140,7 +140,7 @@ _RECALLED = [event_type(GateOpenRequested), event_type(VehicleHeld)]
 SERVICE = Service(
     name="ingest",
     settings=Settings,
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     api=contract(ingest_pb2.DESCRIPTOR, "IngestService", rpc),
     publishes=[
         PlateRead,

@@ -36,11 +36,11 @@ async def select_device(tx: Transaction, device_id: str) -> Device | None:
 
 SELECT_DEVICES = """
 SELECT device_id, community_id, name, kind, disabled, last_seen_at, online, irregular_records, version
-FROM devices WHERE community_id = $1 AND device_id > $2 ORDER BY device_id LIMIT $3
+FROM devices WHERE community_id = $1 AND device_id > coalesce($2::text, '') ORDER BY device_id LIMIT $3
 """
 
 
-async def select_devices(tx: Transaction, after: str, limit: int) -> list[Device]:
+async def select_devices(tx: Transaction, after: str | None, limit: int) -> list[Device]:
     """The community's devices by id, from the one after `after`."""
     return [_device(row) for row in await tx.fetch(SELECT_DEVICES, tx.community_id, after, limit)]
 

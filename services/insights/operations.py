@@ -24,7 +24,6 @@ _STATEMENT_READINGS = 10_000
 _ANSWER_READINGS_MAX = 2_000_000
 _OBJECTS_FORGOTTEN_AT_ONCE = 20_000
 _DAYS_AHEAD = 2
-# Until identity has told a community's own.
 _DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BATCH_ID = re.compile(r"[\x21-\x7e]{1,128}")
 

@@ -1,6 +1,7 @@
 """The methods of linli.insights.v1.InsightsService."""
 
 from datetime import datetime
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,8 +13,8 @@ from linli.insights.v1.insights_pb2 import (
     ReadTelemetryRequest,
     Telemetry,
 )
-from servicekit import paging
 from servicekit.database import Transaction
+from servicekit.paging import page
 from servicekit.times import to_datetime, to_timestamp
 from services.insights import operations
 from services.insights.steps import SECOND_US
@@ -40,10 +41,8 @@ async def read_telemetry(tx: Transaction, request: ReadTelemetryRequest) -> Tele
 
 async def list_observed_objects(tx: Transaction, request: ListObservedObjectsRequest) -> ListObservedObjectsResponse:
     """Objects that a camera reported, newest first."""
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, tuple[datetime, str])
-    rows = await operations.list_objects(tx, request.device_id, after, size + 1)
-    objects, token = paging.page(rows, size, lambda seen: (seen.occurred_at, seen.record_id))
+    fetch = partial(operations.list_objects, tx, request.device_id)
+    objects, token = await page(request, tuple[datetime, str], fetch, lambda seen: (seen.occurred_at, seen.record_id))
     return ListObservedObjectsResponse(
         objects=[
             ObservedObject(record_id=seen.record_id, kind=seen.kind, occurred_at=to_timestamp(seen.occurred_at), images=seen.images)

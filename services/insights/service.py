@@ -31,7 +31,7 @@ async def resources(running: Running) -> AsyncIterator[Sequence[object]]:
 SERVICE = Service(
     name="insights",
     settings=InsightsSettings,
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     api=contract(insights_pb2.DESCRIPTOR, "InsightsService", rpc),
     consumes=[
         on_batch(ReadingBatch, reactions.write_readings_on_batch),

@@ -1,5 +1,6 @@
 """The methods of linli.parking.v1.ParkingService about lots, lanes, tariffs and figures."""
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -7,13 +8,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from linli.parking.v1 import parking_pb2 as pb
-from servicekit import paging
 from servicekit.database import Transaction
-from servicekit.times import to_datetime, to_timestamp
+from servicekit.paging import page
+from servicekit.texts import text
+from servicekit.times import to_datetime, to_day, to_timestamp
 from services.parking import lot_operations, lot_store
 from services.parking.lanes import Direction
 from services.parking.lot_store import Area, Lane, Lot, Space, TariffVersion
-from services.parking.texts import day_of, text
 
 _DIRECTIONS: Final = {pb.DIRECTION_ENTRY: Direction.ENTRY, pb.DIRECTION_EXIT: Direction.EXIT}
 _DIRECTION_NUMBERS: Final = {direction: number for number, direction in _DIRECTIONS.items()}
@@ -37,10 +38,8 @@ async def get_lot(tx: Transaction, request: pb.GetLotRequest) -> pb.Lot:
 
 async def list_lots(tx: Transaction, request: pb.ListLotsRequest) -> pb.ListLotsResponse:
     """The community's lots."""
-    size = paging.page_size(request.page_size)
-    rows = await lot_store.list_lots(tx, paging.cursor(request.page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda lot: lot.lot_id)
-    return pb.ListLotsResponse(lots=[_lot(lot) for lot in page], next_page_token=token)
+    lots, token = await page(request, UUID, partial(lot_store.list_lots, tx), lambda lot: lot.lot_id)
+    return pb.ListLotsResponse(lots=[_lot(lot) for lot in lots], next_page_token=token)
 
 
 def _lot(lot: Lot) -> pb.Lot:
@@ -72,10 +71,8 @@ async def list_spaces(tx: Transaction, request: pb.ListSpacesRequest) -> pb.List
     """The spaces of an area, by label."""
     area_id = UUID(request.area_id)
     await lot_operations.check_area(tx, area_id)
-    size = paging.page_size(request.page_size)
-    rows = await lot_store.list_spaces(tx, area_id, paging.cursor(request.page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda space: space.space_id)
-    return pb.ListSpacesResponse(spaces=[_space(space) for space in page], next_page_token=token)
+    spaces, token = await page(request, UUID, partial(lot_store.list_spaces, tx, area_id), lambda space: space.space_id)
+    return pb.ListSpacesResponse(spaces=[_space(space) for space in spaces], next_page_token=token)
 
 
 def _space(space: Space) -> pb.Space:
@@ -137,10 +134,10 @@ async def list_tariffs(tx: Transaction, request: pb.ListTariffsRequest) -> pb.Li
     """The versions of a lot's tariff, newest first."""
     lot_id = UUID(request.lot_id)
     await lot_operations.get_lot(tx, lot_id)
-    size = paging.page_size(request.page_size)
-    rows = await lot_store.list_tariffs(tx, lot_id, paging.cursor(request.page_token, lot_store.VersionNumber), size + 1)
-    page, token = paging.page(rows, size, lambda tariff: tariff.version)
-    return pb.ListTariffsResponse(tariffs=[_tariff(tariff) for tariff in page], next_page_token=token)
+    tariffs, token = await page(
+        request, lot_store.VersionNumber, partial(lot_store.list_tariffs, tx, lot_id), lambda tariff: tariff.version
+    )
+    return pb.ListTariffsResponse(tariffs=[_tariff(tariff) for tariff in tariffs], next_page_token=token)
 
 
 def _json(value: Value) -> object:
@@ -182,13 +179,13 @@ async def get_occupancy(tx: Transaction, request: pb.GetOccupancyRequest) -> pb.
 
 async def list_hourly_occupancy(tx: Transaction, request: pb.ListHourlyOccupancyRequest) -> pb.ListHourlyOccupancyResponse:
     """Cars inside at the end of each hour of a local calendar day."""
-    hours = await lot_operations.hourly_occupancy(tx, UUID(request.lot_id), day_of(request.day, "day"))
+    hours = await lot_operations.hourly_occupancy(tx, UUID(request.lot_id), to_day(request.day, "day"))
     return pb.ListHourlyOccupancyResponse(hours=[pb.HourlyOccupancy(hour=hour, inside=inside) for hour, inside in hours])
 
 
 async def list_daily_figures(tx: Transaction, request: pb.ListDailyFiguresRequest) -> pb.ListDailyFiguresResponse:
     """Entries, exits, turnover and revenue for each local calendar day."""
-    first, last = day_of(request.first_day, "first_day"), day_of(request.last_day, "last_day")
+    first, last = to_day(request.first_day, "first_day"), to_day(request.last_day, "last_day")
     capacity, days = await lot_operations.daily_figures(tx, UUID(request.lot_id), first, last)
     return pb.ListDailyFiguresResponse(
         days=[

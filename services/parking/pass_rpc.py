@@ -1,19 +1,21 @@
 """The methods of linli.parking.v1.ParkingService about who may park."""
 
+from functools import partial
 from uuid import UUID
 
 from google.protobuf.empty_pb2 import Empty
 
 from linli.parking.v1 import parking_pb2 as pb
-from servicekit import paging
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid
 from servicekit.identifiers import new_id
+from servicekit.paging import page
+from servicekit.texts import text
 from servicekit.times import to_datetime, to_timestamp
 from services.parking import pass_operations, pass_store
 from services.parking.lot_operations import get_lot
 from services.parking.pass_store import Denial, Permit, VisitorPass
-from services.parking.texts import plate_of, text
+from services.parking.texts import plate_of
 
 
 async def issue_permit(tx: Transaction, request: pb.IssuePermitRequest) -> pb.Permit:
@@ -44,10 +46,8 @@ async def list_permits(tx: Transaction, request: pb.ListPermitsRequest) -> pb.Li
     lot_id = UUID(request.lot_id)
     await get_lot(tx, lot_id)
     plate = plate_of(request.plate, "plate").text if request.plate else None
-    size = paging.page_size(request.page_size)
-    rows = await pass_store.list_permits(tx, lot_id, plate, paging.cursor(request.page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda permit: permit.permit_id)
-    return pb.ListPermitsResponse(permits=[_permit(permit) for permit in page], next_page_token=token)
+    permits, token = await page(request, UUID, partial(pass_store.list_permits, tx, lot_id, plate), lambda permit: permit.permit_id)
+    return pb.ListPermitsResponse(permits=[_permit(permit) for permit in permits], next_page_token=token)
 
 
 def _permit(permit: Permit) -> pb.Permit:
@@ -83,11 +83,9 @@ async def revoke_visitor_pass(tx: Transaction, request: pb.RevokeVisitorPassRequ
 
 async def list_visitor_passes(tx: Transaction, request: pb.ListVisitorPassesRequest) -> pb.ListVisitorPassesResponse:
     """A household's invitations, newest first."""
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, UUID)
-    rows = await pass_store.list_visitor_passes(tx, UUID(request.household_id), after, size + 1)
-    page, token = paging.page(rows, size, lambda visitor_pass: visitor_pass.visitor_pass_id)
-    return pb.ListVisitorPassesResponse(visitor_passes=[_visitor_pass(row) for row in page], next_page_token=token)
+    fetch = partial(pass_store.list_visitor_passes, tx, UUID(request.household_id))
+    rows, token = await page(request, UUID, fetch, lambda row: row.visitor_pass_id)
+    return pb.ListVisitorPassesResponse(visitor_passes=[_visitor_pass(row) for row in rows], next_page_token=token)
 
 
 def _visitor_pass(visitor_pass: VisitorPass) -> pb.VisitorPass:
@@ -104,7 +102,7 @@ def _visitor_pass(visitor_pass: VisitorPass) -> pb.VisitorPass:
 
 async def deny_plate(tx: Transaction, request: pb.DenyPlateRequest) -> pb.Denial:
     """Keeps a plate out."""
-    plate, reason = plate_of(request.plate, "plate").text, text(request.reason, "reason")
+    plate, reason = plate_of(request.plate, "plate").text, text(request.reason, "reason", lines=True)
     return _denial(await pass_operations.deny_plate(tx, UUID(request.lot_id), plate, reason))
 
 
@@ -118,10 +116,8 @@ async def list_denials(tx: Transaction, request: pb.ListDenialsRequest) -> pb.Li
     """The plates kept out."""
     lot_id = UUID(request.lot_id)
     await get_lot(tx, lot_id)
-    size = paging.page_size(request.page_size)
-    rows = await pass_store.list_denials(tx, lot_id, paging.cursor(request.page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda denial: denial.denial_id)
-    return pb.ListDenialsResponse(denials=[_denial(denial) for denial in page], next_page_token=token)
+    denials, token = await page(request, UUID, partial(pass_store.list_denials, tx, lot_id), lambda denial: denial.denial_id)
+    return pb.ListDenialsResponse(denials=[_denial(denial) for denial in denials], next_page_token=token)
 
 
 def _denial(denial: Denial) -> pb.Denial:

@@ -1,13 +1,15 @@
 """The methods of linli.parking.v1.ParkingService: sessions, gates and reviews here, lots and passes in their own modules."""
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from linli.parking.v1 import parking_pb2 as pb
-from servicekit import paging
 from servicekit.database import Transaction
 from servicekit.errors import NotFound
 from servicekit.identifiers import new_id
+from servicekit.paging import page
+from servicekit.texts import text
 from servicekit.times import to_timestamp
 from services.parking import operations, record_store
 from services.parking.lot_rpc import (
@@ -38,7 +40,7 @@ from services.parking.pass_rpc import (
 )
 from services.parking.record_store import Review, SessionRecord
 from services.parking.sessions import SessionState
-from services.parking.texts import plate_of, text
+from services.parking.texts import plate_of
 
 __all__ = [
     "create_area",
@@ -111,20 +113,16 @@ async def list_sessions(tx: Transaction, request: pb.ListSessionsRequest) -> pb.
     """Stays, newest first."""
     lot_id = UUID(request.lot_id) if request.lot_id else None
     plate = plate_of(request.plate, "plate").text if request.plate else None
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, UUID)
-    rows = await record_store.list_sessions(tx, lot_id, plate, _STATES.get(request.state), after, size + 1)
-    page, token = paging.page(rows, size, lambda session: session.session_id)
-    return pb.ListSessionsResponse(sessions=[_session(session) for session in page], next_page_token=token)
+    fetch = partial(record_store.list_sessions, tx, lot_id, plate, _STATES.get(request.state))
+    sessions, token = await page(request, UUID, fetch, lambda session: session.session_id)
+    return pb.ListSessionsResponse(sessions=[_session(session) for session in sessions], next_page_token=token)
 
 
 async def list_household_sessions(tx: Transaction, request: pb.ListHouseholdSessionsRequest) -> pb.ListSessionsResponse:
     """The stays of a household's own vehicles, newest first."""
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, UUID)
-    rows = await record_store.list_household_sessions(tx, UUID(request.household_id), after, size + 1)
-    page, token = paging.page(rows, size, lambda session: session.session_id)
-    return pb.ListSessionsResponse(sessions=[_session(session) for session in page], next_page_token=token)
+    fetch = partial(record_store.list_household_sessions, tx, UUID(request.household_id))
+    sessions, token = await page(request, UUID, fetch, lambda session: session.session_id)
+    return pb.ListSessionsResponse(sessions=[_session(session) for session in sessions], next_page_token=token)
 
 
 def _session(session: SessionRecord) -> pb.Session:
@@ -147,7 +145,7 @@ def _session(session: SessionRecord) -> pb.Session:
 async def open_gate(tx: Transaction, request: pb.OpenGateRequest) -> pb.GateOpening:
     """A guard opens a gate by hand, with a reason."""
     plate = plate_of(request.plate, "plate") if request.plate else None
-    opening = await operations.open_gate(tx, UUID(request.lane_id), text(request.reason, "reason"), plate)
+    opening = await operations.open_gate(tx, UUID(request.lane_id), text(request.reason, "reason", lines=True), plate)
     return pb.GateOpening(
         command_id=str(opening.command_id),
         lane_id=str(opening.lane_id),
@@ -162,9 +160,7 @@ async def open_gate(tx: Transaction, request: pb.OpenGateRequest) -> pb.GateOpen
 async def list_gate_openings(tx: Transaction, request: pb.ListGateOpeningsRequest) -> pb.ListGateOpeningsResponse:
     """Every opening of a gate, newest first."""
     lane_id = UUID(request.lane_id) if request.lane_id else None
-    size = paging.page_size(request.page_size)
-    rows = await record_store.list_openings(tx, lane_id, paging.cursor(request.page_token, UUID), size + 1)
-    page, token = paging.page(rows, size, lambda opening: opening.command_id)
+    rows, token = await page(request, UUID, partial(record_store.list_openings, tx, lane_id), lambda opening: opening.command_id)
     openings = [
         pb.GateOpening(
             command_id=str(opening.command_id),
@@ -176,7 +172,7 @@ async def list_gate_openings(tx: Transaction, request: pb.ListGateOpeningsReques
             requested_at=to_timestamp(opening.requested_at),
             outcome=opening.outcome,
         )
-        for opening in page
+        for opening in rows
     ]
     return pb.ListGateOpeningsResponse(gate_openings=openings, next_page_token=token)
 
@@ -186,17 +182,15 @@ async def list_gate_openings(tx: Transaction, request: pb.ListGateOpeningsReques
 
 async def list_reviews(tx: Transaction, request: pb.ListReviewsRequest) -> pb.ListReviewsResponse:
     """Passages that a person must look at, newest first."""
-    size = paging.page_size(request.page_size)
-    after = paging.cursor(request.page_token, UUID)
-    rows = await record_store.list_reviews(tx, request.include_resolved, after, size + 1)
-    page, token = paging.page(rows, size, lambda review: review.review_id)
-    return pb.ListReviewsResponse(reviews=[_review(review) for review in page], next_page_token=token)
+    fetch = partial(record_store.list_reviews, tx, request.include_resolved)
+    reviews, token = await page(request, UUID, fetch, lambda review: review.review_id)
+    return pb.ListReviewsResponse(reviews=[_review(review) for review in reviews], next_page_token=token)
 
 
 async def resolve_review(tx: Transaction, request: pb.ResolveReviewRequest) -> pb.Review:
     """Says which stay a reviewed passage belongs to, or that it belongs to none."""
     session_id = UUID(request.session_id) if request.session_id else None
-    return _review(await operations.resolve_review(tx, UUID(request.review_id), session_id, text(request.note, "note")))
+    return _review(await operations.resolve_review(tx, UUID(request.review_id), session_id, text(request.note, "note", lines=True)))
 
 
 def _review(review: Review) -> pb.Review:

@@ -56,7 +56,7 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
 SERVICE = Service(
     name="parking",
     settings=Settings,
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     api=contract(parking_pb2.DESCRIPTOR, "ParkingService", rpc),
     resources=open_resources,
     publishes=[VehicleEntered, VehicleExited, GateOpenRequested, VehicleHeld, LaneConfigured, ChargeRaised, Notified],

@@ -18,17 +18,18 @@ import httpx
 import msgspec
 
 from console.demonstration import Demonstration
+from console.seed import TARIFF
 from console.simulator.cameras import PushCamera
 from console.up import Local, Options, local_platform
+from tests.journeys.lots import open_lot
 from tests.journeys.people import Phone, Town
-from tests.support import eventually
+from tests.support import UNLIMITED, eventually
 
 EXITS = int(os.environ.get("LINLI_DRILL_EXITS", "120"))
 LANES = 10
 AT_ONCE = 24
 CAR_DEADLINE_S = 180.0
 KILL_EVERY_S = (2.0, 5.0)
-UNLIMITED = {"LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0", "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0"}
 
 
 async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -98,26 +99,10 @@ class Drill:
 
 async def make_lot(manager: Phone, town: Town) -> tuple[str, list[PushCamera], list[PushCamera]]:
     """A large lot with many lanes, whose barriers are wired to their cameras."""
-    lot = (await manager.call("POST", "/v1/parking/lots", {"name": "drill", "admits_temporary": True}))["lot_id"]
-    await manager.call("POST", f"/v1/parking/lots/{lot}/areas", {"name": "A", "capacity": EXITS + 10})
-    tariff = (await manager.call("GET", f"/v1/parking/lots/{town.demonstration.lot_id}/tariffs"))["tariffs"][0]
-    published = {"effective_from": "2026-01-01T00:00:00Z", "rules": {**tariff["rules"], "grace_minutes": 60}}
-    await manager.call("POST", f"/v1/parking/lots/{lot}/tariffs", published)
-    cameras: dict[str, list[PushCamera]] = {"ENTRY": [], "EXIT": []}
-    for direction, made_cameras in cameras.items():
-        for number in range(LANES):
-            device = f"drill-{direction.lower()}-{number}"
-            made = await manager.call("POST", "/v1/devices", {"device_id": device, "name": device, "kind": "DEVICE_KIND_PLATE_CAMERA"})
-            lane = {
-                "name": device,
-                "direction": f"DIRECTION_{direction}",
-                "camera_device_id": device,
-                "gate_device_id": device,
-                "offline_rule": "OFFLINE_RULE_STAY_SHUT",
-            }
-            await manager.call("POST", f"/v1/parking/lots/{lot}/lanes", lane)
-            made_cameras.append(PushCamera(town.client, town.demonstration.ingest_url, device, made["secret"]))
-    return lot, cameras["ENTRY"], cameras["EXIT"]
+    lot = await open_lot(manager, "drill", capacity=EXITS + 10, rules={**TARIFF, "grace_minutes": 60})
+    entries = [await town.new_lane(manager, lot, f"drill-entry-{number}", entry=True) for number in range(LANES)]
+    exits = [await town.new_lane(manager, lot, f"drill-exit-{number}", entry=False) for number in range(LANES)]
+    return lot, entries, exits
 
 
 async def test_every_car_gets_out_and_every_charge_is_paid_once_whatever_is_killed(tmp_path: Path) -> None:
@@ -149,18 +134,6 @@ async def test_every_car_gets_out_and_every_charge_is_paid_once_whatever_is_kill
         await check_books(town, lot)
 
 
-async def listed(phone: Phone, path: str, name: str) -> list[Any]:
-    """Every row of a list, page by page."""
-    rows: list[Any] = []
-    token = ""
-    while True:
-        page = await phone.call("GET", f"{path}&page_size=100&page_token={token}")
-        rows += page[name]
-        token = page["next_page_token"]
-        if not token:
-            return rows
-
-
 async def check_books(town: Town, lot: str) -> None:
     """Every stay ended and was paid exactly once, and no more was taken than that."""
 
@@ -174,8 +147,8 @@ async def check_books(town: Town, lot: str) -> None:
 
     async def settled() -> tuple[list[Any], list[Any]] | None:
         try:
-            stays = await listed(manager, f"/v1/parking/sessions?lot_id={lot}", "sessions")
-            payments = await listed(manager, "/v1/payments?state=PAYMENT_STATE_SUCCEEDED", "payments")
+            stays = await manager.rows(f"/v1/parking/sessions?lot_id={lot}", "sessions")
+            payments = await manager.rows("/v1/payments?state=PAYMENT_STATE_SUCCEEDED", "payments")
         except (httpx.HTTPError, AssertionError):
             return None
         is_over = all(stay["state"] == "SESSION_STATE_LEFT" and int(stay["paid_fen"]) >= 500 for stay in stays)

@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from servicekit.auth import Principal
 from servicekit.errors import DETAILS_TRAILER, ServiceError, to_status
 from services.gateway.service import SERVICE
-from tests.support import Mint, Platform, Servers, free_address, platform, principal
+from tests.support import UNLIMITED, Mint, Platform, Servers, free_address, platform, principal
 
 PARKING = "linli.parking.v1.ParkingService/"
 BILLING = "linli.billing.v1.BillingService/"
@@ -111,12 +111,7 @@ class Client:
 async def run_gateway(servers: Servers, service_address: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[Client]:
     """A gateway in front of `service_address`, and a phone."""
     mint, who = Mint(), principal()
-    overrides = {
-        "LINLI_SERVICE_ADDRESS": service_address,
-        "LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0",
-        "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0",
-        **(settings or {}),
-    }
+    overrides = {"LINLI_SERVICE_ADDRESS": service_address, **UNLIMITED, **(settings or {})}
     async with platform(servers, SERVICE, mint=mint, settings=overrides) as running:
         url = running.http_urls["gateway"]
         headers = {"authorization": f"Bearer {mint.token(who)}", "accept-language": "en"}

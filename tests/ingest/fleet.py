@@ -88,7 +88,7 @@ async def decide_on_plate_read(tx: Transaction, event: Received[PlateRead]) -> N
 
 PARKING = Service(
     name="parking",
-    migrations=Path(__file__).parent / "migrations",
+    migrations=[Path(__file__).parent / "migrations"],
     publishes=[GateOpenRequested, VehicleHeld],
     consumes=[on(PlateRead, decide_on_plate_read)],
 )

@@ -18,6 +18,7 @@ from console.demonstration import Demonstration, DemonstrationLane
 from console.environment import newest_code
 from console.simulator.cameras import PushCamera, ViidCamera
 from console.simulator.gates import Gate
+from tests.journeys.lots import open_lane
 from tests.support import eventually
 
 T = TypeVar("T")
@@ -44,6 +45,17 @@ class Phone:
         assert answer.is_success, f"{verb} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    async def rows(self, path: str, name: str) -> list[Any]:
+        """Every row of a list that answers with `name`, page by page. `path` has a query."""
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = await self.call("GET", f"{path}&page_size=100&page_token={token}")
+            found += page[name]
+            token = page["next_page_token"]
+            if not token:
+                return found
+
 
 @dataclass(slots=True)
 class Town:
@@ -69,6 +81,11 @@ class Town:
         lane = self.lane(entry=entry, protocol="viid")
         secret = self.demonstration.secrets[lane.camera_device_id]
         return ViidCamera(self.client, self.demonstration.ingest_url, lane.camera_device_id, secret)
+
+    async def new_lane(self, manager: Phone, lot_id: str, name: str, *, entry: bool) -> PushCamera:
+        """One more lane, in a lot of the test's own; returns its camera, which pushes."""
+        secret = await open_lane(manager, lot_id, name, entry=entry)
+        return PushCamera(self.client, self.demonstration.ingest_url, name, secret)
 
     def gate(self, lane: DemonstrationLane) -> Gate:
         """The lane's gate, connected over MQTT."""

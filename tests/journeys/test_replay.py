@@ -4,7 +4,9 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from console.seed import TARIFF
 from console.simulator.cameras import PushCamera
+from tests.journeys.lots import open_lot
 from tests.journeys.people import Phone, Town
 from tests.support import eventually
 
@@ -14,26 +16,10 @@ LATE_AT_MOST_S = 120
 
 async def make_lot(town: Town, manager: Phone, name: str) -> tuple[str, dict[bool, PushCamera]]:
     """A lot with one entrance and one exit, whose barriers are wired to their cameras."""
-    lot = (await manager.call("POST", "/v1/parking/lots", {"name": name, "admits_temporary": True}))["lot_id"]
-    await manager.call("POST", f"/v1/parking/lots/{lot}/areas", {"name": "A", "capacity": 1000})
-    tariff = (await manager.call("GET", f"/v1/parking/lots/{town.demonstration.lot_id}/tariffs"))["tariffs"][0]
     # Some stays are free and end at the exit; the others owe, and nobody pays for what is over.
-    rules = {**tariff["rules"], "free": {"minutes": 180, "kind": "all_or_nothing"}}
-    published = {"effective_from": "2026-01-01T00:00:00Z", "rules": rules}
-    await manager.call("POST", f"/v1/parking/lots/{lot}/tariffs", published)
-    cameras = {}
-    for entry in (True, False):
-        device = f"{name}-{'in' if entry else 'out'}"
-        made = await manager.call("POST", "/v1/devices", {"device_id": device, "name": device, "kind": "DEVICE_KIND_PLATE_CAMERA"})
-        lane = {
-            "name": device,
-            "direction": "DIRECTION_ENTRY" if entry else "DIRECTION_EXIT",
-            "camera_device_id": device,
-            "gate_device_id": device,
-            "offline_rule": "OFFLINE_RULE_STAY_SHUT",
-        }
-        await manager.call("POST", f"/v1/parking/lots/{lot}/lanes", lane)
-        cameras[entry] = PushCamera(town.client, town.demonstration.ingest_url, device, made["secret"])
+    rules = {**TARIFF, "free": {"minutes": 180, "kind": "all_or_nothing"}}
+    lot = await open_lot(manager, name, capacity=1000, rules=rules)
+    cameras = {entry: await town.new_lane(manager, lot, f"{name}-{'in' if entry else 'out'}", entry=entry) for entry in (True, False)}
     return lot, cameras
 
 
@@ -57,14 +43,7 @@ def a_day(seed: int) -> list[tuple[datetime, bool, str]]:
 
 async def stays(manager: Phone, lot: str) -> list[tuple[Any, ...]]:
     """What the books say of a lot."""
-    found: list[Any] = []
-    token = ""
-    while True:
-        answer = await manager.call("GET", f"/v1/parking/sessions?lot_id={lot}&page_size=100&page_token={token}")
-        found += answer["sessions"]
-        token = answer["next_page_token"]
-        if not token:
-            break
+    found = await manager.rows(f"/v1/parking/sessions?lot_id={lot}", "sessions")
     columns = ("plate", "entered_at", "left_at", "state", "amount_fen", "paid_fen")
     return sorted(tuple(str(stay.get(column)) for column in columns) for stay in found)
 

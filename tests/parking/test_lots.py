@@ -69,7 +69,7 @@ async def test_names_labels_and_cameras_are_used_once(park: CarPark) -> None:
     }.items():
         with pytest.raises(Invalid) as error:
             await park.community.call(method, wrong)
-        assert error.value.code == "parking.text"
+        assert error.value.fields[0].code == "text"
 
 
 # Tariffs.

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from console import catalog
 from console.environment import Secrets
-from console.seed import MODULES, TARIFF
+from console.seed import TARIFF
 from console.simulator.cameras import PushCamera
 from infra.sandbox_provider.server import Settings, application
 from infra.sandbox_provider.signatures import Signer
@@ -45,7 +45,7 @@ from tests.platform.endpoints import (
     to_http,
 )
 from tests.platform.wire import Answer, Sent, Wire
-from tests.support import Platform, Servers, eventually, free_address, platform
+from tests.support import UNLIMITED, Platform, Servers, eventually, free_address, platform
 
 PASSWORD = "correct horse battery staple"
 _AT_ONCE = 16
@@ -98,7 +98,7 @@ class Town:
         words = Words(len(self.communities))
         community = Community(self, words, phone=words.phone())
         self.communities.append(community)
-        founding = {"name": words.text(), "modules": MODULES, "manager_phone": community.phone}
+        founding = {"name": words.text(), "modules": catalog.modules(), "manager_phone": community.phone}
         values = words.request(NAMED["identity.CreateCommunity"], founding)
         words.learn(await self.call("identity.CreateCommunity", values, self.operator))
         tokens = await self.sign_in(community.community_id, community.phone)
@@ -455,8 +455,7 @@ def _settings(folder: Path, keys: Keys, gateway: str, provider: str) -> Mapping[
         "LINLI_BILLING_SANDBOX_URL": f"http://{provider}",
         "LINLI_BILLING_NOTIFICATION_URL_BASE": f"http://{gateway}",
         "LINLI_GATEWAY_HTTP_ADDRESS": gateway,
-        "LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0",
-        "LINLI_GATEWAY_ADDRESS_REQUESTS_PER_MINUTE": "0",
+        **UNLIMITED,
         "LINLI_IDENTITY_DATA_KEYS": f"k1:{secrets.key('data')}",
         "LINLI_IDENTITY_INDEX_KEY": secrets.key("index"),
         "LINLI_IDENTITY_CODE_SENDER": "development",

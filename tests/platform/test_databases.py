@@ -14,7 +14,7 @@ from servicekit import messaging, outbox, rpc
 from servicekit.service import Service
 from tests.support import Servers
 
-SERVICES = [service for service in catalog.find(["all"]) if service.migrations is not None]
+SERVICES = [service for service in catalog.find(["all"]) if service.migrations]
 ROOT = Path(__file__).parents[2]
 # Kept by dbmate, without rows of any community.
 WITHOUT_COMMUNITY = {"schema_migrations"}
@@ -91,11 +91,14 @@ async def test_nothing_is_seen_without_a_scope(servers: Servers, service: Servic
         await connection.close()
 
 
-def statements(service: str) -> Iterator[tuple[str, str]]:
-    """Every SQL constant of a service: module-level strings in its store modules, and servicekit's own."""
-    package = importlib.import_module(f"services.{service}")
-    modules = [importlib.import_module(f"services.{service}.{found.name}") for found in pkgutil.iter_modules(package.__path__)]
-    stores = [module for module in modules if "store" in module.__name__.rpartition(".")[2]]
+def statements(service: Service) -> Iterator[tuple[str, str]]:
+    """Every SQL constant that runs on a service's database: module-level strings in the store modules beside each folder of its
+    migrations, and servicekit's own."""
+    stores = []
+    for folder in (migrations.parent for migrations in service.migrations):
+        package = ".".join(folder.relative_to(ROOT).parts).removeprefix("libs.")
+        names = [found.name for found in pkgutil.iter_modules([str(folder)])]
+        stores += [importlib.import_module(f"{package}.{name}") for name in names if "store" in name]
     for module in [*stores, messaging, outbox, rpc]:
         for name, value in vars(module).items():
             if name.isupper() and isinstance(value, str) and value.split(maxsplit=1)[:1] and value.split()[0] in SQL_VERBS:
@@ -111,7 +114,7 @@ async def test_every_sql_constant_fits_the_schema(servers: Servers, service: Ser
     wrong = []
     try:
         checked = 0
-        for name, sql in statements(service.name):
+        for name, sql in statements(service):
             checked += 1
             try:
                 await connection.prepare(sql)
@@ -125,9 +128,8 @@ async def test_every_sql_constant_fits_the_schema(servers: Servers, service: Ser
 
 def test_only_stores_run_sql() -> None:
     offenders = []
-    for path in (ROOT / "services").rglob("*.py"):
-        if "store" in path.stem:
-            continue
+    owners = [ROOT / "services", *(folder.parent for service in SERVICES for folder in service.migrations)]
+    for path in {path for owner in owners for path in owner.rglob("*.py") if "store" not in path.stem}:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words = node.value.split()

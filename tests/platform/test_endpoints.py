@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from console import catalog
-from console.seed import MODULES
 from servicekit.database import PLATFORM
 from servicekit.identifiers import new_id
 from servicekit.rpc import validate
@@ -39,7 +38,7 @@ from tests.support import Servers
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOTIFICATIONS = Sent("GET", "/v1/me/notifications", b"", {})
 CHANGING = [endpoint for endpoint in GUARDED if not endpoint.is_read]
-SWITCHED = [service for service in catalog.find(["all"]) if service.api is not None and not service.always_on]
+MODULES = catalog.modules()
 # A device's id is its own for the whole installation, so whoever registers it a second time must be told.
 KNOWN_EVERYWHERE = {"ingest.RegisterDevice": (409, "ingest.device_exists")}
 # Services that keep no register of what others register: about what nobody knows they know nothing, and that is their answer.
@@ -322,7 +321,7 @@ async def test_endpoints_that_need_no_token_take_a_key_and_do_without(running: T
 # Modules.
 
 
-@pytest.mark.parametrize("module", [service.name for service in SWITCHED])
+@pytest.mark.parametrize("module", MODULES)
 async def test_a_module_that_is_switched_off_does_nothing_for_anybody(running: Town, spare: Community, module: str) -> None:
     tokens = await spare.staff("property_manager")
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -130,9 +131,39 @@ async def test_a_process_migrates_its_database_at_start_when_it_is_given_the_own
             assert database is not None
             async with database.transaction(PLATFORM) as tx:
                 assert await tx.fetchval(COUNT) == 0
+    await drop(servers, name)
+
+
+async def drop(servers: Servers, name: str) -> None:
+    """Drops a service's database."""
     connection = await asyncpg.connect(servers.postgres.url())
     await connection.execute(f"DROP DATABASE linli_{name} WITH (FORCE)")
     await connection.close()
+
+
+async def test_a_service_and_its_libraries_keep_their_tables_in_one_database(servers: Servers, tmp_path: Path) -> None:
+    name = f"shared_{uuid.uuid4().hex[:8]}"
+    library, own = tmp_path / "library", tmp_path / "own"
+
+    def write(folder: Path, version: str, sql: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{version}_{folder.name}.sql").write_text(f"-- migrate:up\n{sql};\n-- migrate:down\n")
+
+    write(library, "20260101000001", "CREATE TABLE pages (page int)")
+    write(own, "20260101000002", "CREATE TABLE notes (page int)")
+    credentials = await schema.provision(servers.postgres.url(), name, PASSWORD, PASSWORD)
+    await schema.migrate(credentials.owner_url, [library, own])
+    # A library goes on without its users: what it adds may be older than what they have.
+    write(library, "20260101000000", "CREATE TABLE covers (page int)")
+    await schema.migrate(credentials.owner_url, [library, own])
+    connection = await asyncpg.connect(credentials.service_url)
+    assert await connection.fetch("SELECT * FROM covers, pages, notes") == []
+    await connection.close()
+
+    write(own, "20260101000000", "SELECT 1")
+    with pytest.raises(schema.MigrationError, match="20260101000000_own"):
+        await schema.migrate(credentials.owner_url, [library, own])
+    await drop(servers, name)
 
 
 class Loud(msgspec.Struct, frozen=True):

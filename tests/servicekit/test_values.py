@@ -1,7 +1,10 @@
 """What crosses borders as a value: errors, events, settings, instants, page tokens."""
 
 import uuid
-from datetime import UTC, datetime, timedelta, timezone
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,9 +30,10 @@ from servicekit.errors import (
 )
 from servicekit.events import envelope, event_type, received
 from servicekit.identifiers import derived_id, new_id, parse_id
-from servicekit.paging import PAGE_SIZE, PAGE_SIZE_MAX, cursor, page, page_size
+from servicekit.paging import PAGE_SIZE, PAGE_SIZE_MAX, page
 from servicekit.rpc import is_read, snake_case
-from servicekit.times import to_datetime, to_timestamp, zone
+from servicekit.texts import text
+from servicekit.times import to_datetime, to_day, to_timestamp, zone
 from tests.servicekit.toy import TOY, Rattled, Spoken, Whispered, kind
 
 COMMUNITY = uuid.UUID("018f0000-0000-7000-8000-000000000001")
@@ -187,30 +191,67 @@ def test_an_instant_survives_its_timestamp_to_the_microsecond_in_any_zone() -> N
     assert to_timestamp(None) is None
 
 
+@pytest.mark.parametrize("typed", ["", "today", "2026-02-30", "1999-12-31", "2200-01-01", "2026-01-05\0"])
+def test_a_day_that_is_none_or_not_of_our_time_is_the_callers_error(typed: str) -> None:
+    assert to_day("2024-02-29", "day") == date(2024, 2, 29)
+    with pytest.raises(Invalid):
+        to_day(typed, "day")
+
+
+@pytest.mark.parametrize("typed", ["", " \n\u3000", "a\0b", "bell\x07", "c1\x9b"])
+def test_a_text_without_anything_to_see_or_with_control_characters_is_the_callers_error(typed: str) -> None:
+    assert text(" 东门　1号\n", "name") == "东门　1号"
+    assert text("第一行\n第二行", "note", lines=True) == "第一行\n第二行"
+    for wrong in (typed, "第一行\n第二行"):
+        with pytest.raises(Invalid):
+            text(wrong, "name")
+    with pytest.raises(Invalid):
+        text(typed, "note", lines=True)
+
+
 @pytest.mark.parametrize("name", ["", "Nowhere", "../etc/passwd", "/etc/passwd", "Asia/Shanghai\0", "x" * 5000])
 def test_a_time_zone_that_is_none_is_the_callers_error(name: str) -> None:
     with pytest.raises(Invalid):
         zone(name)
 
 
-def test_pages_follow_each_other_without_gap_or_repetition() -> None:
-    rows, token, seen = list(range(45)), "", list[int]()
+@dataclass(frozen=True, slots=True)
+class ListNumbersRequest:
+    """A list's request."""
+
+    page_size: int = 0
+    page_token: str = ""
+
+
+async def numbers_after(numbers: int, after: int | None, limit: int) -> list[int]:
+    """The rows of a list whose sort keys are themselves."""
+    return list(range(numbers)[0 if after is None else after + 1 :][:limit])
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
+    token, seen = "", list[int]()
     while True:
-        after = cursor(token, int)
-        selected = [row for row in rows if after is None or row > after][: PAGE_SIZE + 1]
-        shown, token = page(selected, PAGE_SIZE, lambda row: row)
+        shown, token = await page(ListNumbersRequest(page_token=token), int, partial(numbers_after, 45), lambda row: row)
         seen += shown
         if not token:
             break
-    assert seen == rows
-    assert [page_size(asked) for asked in (-1, 0, 5, 10_000)] == [PAGE_SIZE, PAGE_SIZE, 5, PAGE_SIZE_MAX]
+    assert seen == list(range(45))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"), [(-1, PAGE_SIZE), (0, PAGE_SIZE), (5, 5), (PAGE_SIZE_MAX, PAGE_SIZE_MAX), (10_000, PAGE_SIZE_MAX)]
+)
+async def test_a_page_is_as_long_as_asked_and_never_longer_than_the_limit(asked: int, answered: int) -> None:
+    shown, token = await page(ListNumbersRequest(asked), int, partial(numbers_after, 45_000), lambda row: row)
+    assert len(shown) == answered
+    assert token
 
 
 @given(st.one_of(st.text(max_size=30), st.binary(max_size=30).map(lambda raw: raw.hex())))
-def test_a_page_token_that_we_did_not_make_is_the_callers_error(token: str) -> None:
-    try:
-        found: Any = cursor(token, tuple[datetime, uuid.UUID])
-    except Invalid:
-        return
-    assert found is None
-    assert token == ""
+async def test_a_page_token_that_we_did_not_make_is_the_callers_error(token: str) -> None:
+    async def fetch(after: tuple[datetime, uuid.UUID] | None, _limit: int) -> list[Any]:
+        assert after is None
+        return []
+
+    with pytest.raises(Invalid) if token else nullcontext():
+        await page(ListNumbersRequest(page_token=token), tuple[datetime, uuid.UUID], fetch, lambda row: row)

@@ -119,7 +119,7 @@ def toy(*consumes: Consumption[Any], name: str = "toy", **declaration: Any) -> S
     """The toy service, with these consumers in place of its own."""
     return Service(
         name=name,
-        migrations=MIGRATIONS,
+        migrations=[MIGRATIONS],
         api=Api(descriptor_pool.Default().FindServiceByName("linli.toy.v1.ToyService"), functions) if name == "toy" else None,
         publishes=[Spoken, Echoed, Whispered, Rattled],
         consumes=consumes,
