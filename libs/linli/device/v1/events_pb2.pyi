@@ -367,3 +367,123 @@ class DeviceOffline(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceOffline: _TypeAlias = DeviceOffline  # noqa: Y015
+
+@_typing.final
+class BinDeposited(_message.Message):
+    """A smart bin weighed what somebody put in. What it is worth is waste's to judge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    CARD_NUMBER_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    COMPARTMENT_FIELD_NUMBER: _builtins.int
+    GRAMS_FIELD_NUMBER: _builtins.int
+    FILL_PERMILLE_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    record_id: _builtins.str
+    """The bin's own id of the record; one that is sent again has the same."""
+    card_number: _builtins.str
+    """What the bin read: a card's number or a resident's QR code. Both are empty when it read nothing."""
+    code: _builtins.str
+    compartment: _builtins.str
+    """The name of the compartment, as the bin calls it."""
+    grams: _builtins.int
+    """As the bin weighed it, tare subtracted; may be anything."""
+    fill_permille: _builtins.int
+    """How full the compartment was then, in thousandths; -1 when the bin does not say."""
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was by the bin's clock, and when we received it."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        record_id: _builtins.str = ...,
+        card_number: _builtins.str = ...,
+        code: _builtins.str = ...,
+        compartment: _builtins.str = ...,
+        grams: _builtins.int = ...,
+        fill_permille: _builtins.int = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_number", b"card_number", "code", b"code", "compartment", b"compartment", "device_id", b"device_id", "fill_permille", b"fill_permille", "grams", b"grams", "occurred_at", b"occurred_at", "received_at", b"received_at", "record_id", b"record_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BinDeposited: _TypeAlias = BinDeposited  # noqa: Y015
+
+@_typing.final
+class BinReported(_message.Message):
+    """A smart bin told how it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FillPermilleEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    FILL_PERMILLE_FIELD_NUMBER: _builtins.int
+    SMOKE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_C_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    smoke: _builtins.bool
+    """Whether the bin smells smoke, and how hot it is inside; the temperature is absent when the bin does not say."""
+    temperature_c: _builtins.int
+    @_builtins.property
+    def fill_permille(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How full each compartment is, in thousandths, by its name."""
+
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """The bin's clock when it sent this, and ours when we received it. Reports are never sent again, so the difference is the clock's error."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        fill_permille: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        smoke: _builtins.bool = ...,
+        temperature_c: _builtins.int | None = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c", "occurred_at", b"occurred_at", "received_at", b"received_at", "temperature_c", b"temperature_c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c", "device_id", b"device_id", "fill_permille", b"fill_permille", "occurred_at", b"occurred_at", "received_at", b"received_at", "smoke", b"smoke", "temperature_c", b"temperature_c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature_c: _TypeAlias = _typing.Literal["temperature_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_c: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
+
+Global___BinReported: _TypeAlias = BinReported  # noqa: Y015

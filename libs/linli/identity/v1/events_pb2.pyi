@@ -50,6 +50,36 @@ class CommunityChanged(_message.Message):
 Global___CommunityChanged: _TypeAlias = CommunityChanged  # noqa: Y015
 
 @_typing.final
+class HouseholdChanged(_message.Message):
+    """A household was opened, or its people changed. Carries the whole state; the newest version wins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOUSEHOLD_ID_FIELD_NUMBER: _builtins.int
+    BUILDING_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
+    household_id: _builtins.str
+    building_id: _builtins.str
+    @_builtins.property
+    def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The accounts of its members."""
+
+    def __init__(
+        self,
+        *,
+        household_id: _builtins.str = ...,
+        building_id: _builtins.str = ...,
+        account_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids", "building_id", b"building_id", "household_id", b"household_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HouseholdChanged: _TypeAlias = HouseholdChanged  # noqa: Y015
+
+@_typing.final
 class VehicleRegistered(_message.Message):
     """A household's vehicle was registered, or the people of its household changed."""
 

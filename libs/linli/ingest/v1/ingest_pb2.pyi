@@ -35,6 +35,8 @@ class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind
     """A barrier gate on MQTT."""
     DEVICE_KIND_EDGE_BOX: _DeviceKind.ValueType  # 4
     """An edge box that posts batches of readings."""
+    DEVICE_KIND_BIN: _DeviceKind.ValueType  # 5
+    """A smart bin on MQTT."""
 
 class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
     """What a device is and what it speaks."""
@@ -48,6 +50,8 @@ DEVICE_KIND_GATE: DeviceKind.ValueType  # 3
 """A barrier gate on MQTT."""
 DEVICE_KIND_EDGE_BOX: DeviceKind.ValueType  # 4
 """An edge box that posts batches of readings."""
+DEVICE_KIND_BIN: DeviceKind.ValueType  # 5
+"""A smart bin on MQTT."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
 @_typing.final
