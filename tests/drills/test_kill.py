@@ -4,12 +4,7 @@
 """
 
 import asyncio
-import contextlib
 import os
-import random
-import signal
-import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,8 @@ import msgspec
 from console.demonstration import Demonstration
 from console.seed import TARIFF
 from console.simulator.cameras import PushCamera
-from console.up import Local, Options, local_platform
+from console.up import Options, local_platform
+from tests.drills.killing import insist, killing, manager_again
 from tests.journeys.lots import open_lot
 from tests.journeys.people import Phone, Town
 from tests.support import UNLIMITED, eventually
@@ -28,32 +24,14 @@ from tests.support import UNLIMITED, eventually
 EXITS = int(os.environ.get("LINLI_DRILL_EXITS", "120"))
 LANES = 10
 AT_ONCE = 24
-CAR_DEADLINE_S = 180.0
-KILL_EVERY_S = (2.0, 5.0)
-
-
-async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
-    """Tries again, as phones and cameras do, until it gets an answer that is not about something being away."""
-    end = time.monotonic() + CAR_DEADLINE_S
-    last: object = None
-    while time.monotonic() < end:
-        try:
-            answer = await work()
-            if answer is not None:
-                return answer
-        except (httpx.HTTPError, ValueError) as error:
-            last = error
-        await asyncio.sleep(random.uniform(0.05, 0.3))
-    raise AssertionError(f"{what}: not within {CAR_DEADLINE_S} s, last {last!r}")
 
 
 class Drill:
-    """The lot, its cars and who kills what."""
+    """The lot and its cars."""
 
-    def __init__(self, local: Local, town: Town, phone: Phone, entries: list[PushCamera], exits: list[PushCamera], lot: str) -> None:
-        self.local, self.town, self.phone, self.lot = local, town, phone, lot
+    def __init__(self, town: Town, phone: Phone, entries: list[PushCamera], exits: list[PushCamera], lot: str) -> None:
+        self.town, self.phone, self.lot = town, phone, lot
         self.entries, self.exits = entries, exits
-        self.kills: dict[str, int] = {}
 
     async def drive(self, number: int) -> None:
         """One car: in, pay, out."""
@@ -79,23 +57,6 @@ class Drill:
     async def _pay(self, url: str) -> bool | None:
         return True if (await self.town.client.post(url)).is_success else None
 
-    async def kill_until(self, done: asyncio.Event) -> None:
-        """Kills something every few seconds."""
-        chance = random.Random(7)
-        names = [name for name in self.local.children if name != "provider"]
-        while not done.is_set():
-            await asyncio.sleep(chance.uniform(*KILL_EVERY_S))
-            victim = chance.choice([*names, "nats", "postgres"])
-            self.kills[victim] = self.kills.get(victim, 0) + 1
-            if victim in ("nats", "postgres"):
-                server = self.local.nats if victim == "nats" else self.local.postgres
-                server.kill()
-                await asyncio.sleep(chance.uniform(0.0, 1.0))
-                server.restart()
-            elif (pid := self.local.children[victim].pid) is not None:
-                with contextlib.suppress(ProcessLookupError):  # still dead from the last time
-                    os.kill(pid, signal.SIGKILL)
-
 
 async def make_lot(manager: Phone, town: Town) -> tuple[str, list[PushCamera], list[PushCamera]]:
     """A large lot with many lanes, whose barriers are wired to their cameras."""
@@ -114,36 +75,25 @@ async def test_every_car_gets_out_and_every_charge_is_paid_once_whatever_is_kill
         town = Town(msgspec.structs.replace(plan), tmp_path, client)
         manager, phone = await town.manager(), await town.visitor("13911112222")
         lot, entries, exits = await make_lot(manager, town)
-        drill = Drill(local, town, phone, entries, exits, lot)
+        drill = Drill(town, phone, entries, exits, lot)
 
-        done = asyncio.Event()
-        killer = asyncio.create_task(drill.kill_until(done))
         places = asyncio.Semaphore(AT_ONCE)
 
         async def trip(number: int) -> None:
             async with places:
                 await drill.drive(number)
 
-        try:
+        async with killing(local) as kills:
             await asyncio.gather(*(trip(number) for number in range(EXITS)))
-        finally:
-            done.set()
-            await killer
-        print("killed:", drill.kills)
-        assert sum(drill.kills.values()) >= min(5, EXITS // 100), drill.kills
+        print("killed:", kills)
+        assert sum(kills.values()) >= min(5, EXITS // 100), kills
         await check_books(town, lot)
 
 
 async def check_books(town: Town, lot: str) -> None:
     """Every stay ended and was paid exactly once, and no more was taken than that."""
 
-    async def signed_in() -> Phone | None:
-        try:
-            return await town.manager()
-        except AssertionError:
-            return None  # the last victim is not back yet
-
-    manager: Phone = await insist("the manager signs in again", signed_in)
+    manager = await manager_again(town)
 
     async def settled() -> tuple[list[Any], list[Any]] | None:
         try:
