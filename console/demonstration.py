@@ -14,6 +14,23 @@ class DemonstrationLane(msgspec.Struct, frozen=True):
     gate_device_id: str
 
 
+class DemonstrationBin(msgspec.Struct, frozen=True):
+    """A smart bin and what each compartment holds, in grams, by the compartment's name. The names are those of the categories."""
+
+    bin_id: str
+    device_id: str
+    name: str
+    capacity_grams: dict[str, int]
+
+
+class DemonstrationResident(msgspec.Struct, frozen=True):
+    """A resident who has a card that the bins know."""
+
+    account_id: str
+    name: str
+    card_number: str
+
+
 class Demonstration(msgspec.Struct, frozen=True):
     """What a simulator, or a newcomer with curl, must know. Kept in `demonstration.json`, for its owner only: it holds device secrets."""
 
@@ -32,3 +49,6 @@ class Demonstration(msgspec.Struct, frozen=True):
     manager_password: str
     resident_phone: str
     visitor_phone: str
+    # Empty in an installation that is older than they are; the next start makes them.
+    bins: list[DemonstrationBin] = []
+    residents: list[DemonstrationResident] = []

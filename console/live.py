@@ -12,7 +12,8 @@ from rich.text import Text
 
 _LATENCIES_KEPT = 2000
 _EVENTS_SHOWN = 12
-_COLUMNS = ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms")
+_CAR_COLUMNS = ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms")
+_WASTE_COLUMNS = ("deposits", "kg", "emptied", "points earned", "points spent or taken back")
 _TEXTS = {
     "car_in": "in",
     "car_out": "out",
@@ -22,6 +23,7 @@ _TEXTS = {
     "stuck": "waits at the barrier",
     "trouble": "trouble",
 }
+_SHOWN = {*_TEXTS, "deposit", "emptied", "points"}
 
 
 @dataclass(slots=True)
@@ -31,6 +33,9 @@ class Figures:
     counts: dict[str, int] = field(default_factory=dict)
     fen: int = 0
     readings: int = 0
+    grams: int = 0
+    points_earned: int = 0
+    points_lost: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_SHOWN))
 
@@ -48,10 +53,14 @@ class Figures:
             self.fen += int(event["fen"])
         elif kind == "readings":
             self.readings += int(event["count"])
-        if kind in _TEXTS:
-            amount = f" {int(event['fen']) / 100:.2f} yuan" if kind == "paid" else ""
+        elif kind == "deposit":
+            self.grams += int(event["grams"])
+        elif kind == "points":
+            self.points_earned += max(0, int(event["change"]))
+            self.points_lost += max(0, -int(event["change"]))
+        if kind in _SHOWN:
             at = datetime.fromisoformat(event["at"]).astimezone()  # the clock on the reader's wall
-            self.events.append(f"{at:%H:%M:%S}  {event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}")
+            self.events.append(f"{at:%H:%M:%S}  {_sentence(kind, event)}")
 
     def percentile_ms(self, percent: int) -> str:
         """The decisions' percentile over the last two thousand, in milliseconds."""
@@ -61,12 +70,9 @@ class Figures:
         return f"{ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]:.1f}"
 
     def render(self) -> Group:
-        """The table as rich draws it."""
-        table = Table(title="邻里示范小区 · live")
-        for column in _COLUMNS:
-            table.add_column(column, justify="right")
+        """The tables as rich draws them."""
         entered, left = self.counts.get("car_in", 0), self.counts.get("car_out", 0)
-        table.add_row(
+        cars = (
             str(entered),
             str(left),
             str(entered - left),
@@ -77,4 +83,35 @@ class Figures:
             self.percentile_ms(50),
             self.percentile_ms(99),
         )
-        return Group(table, Text("\n".join(self.events)), Text("Ctrl-C stops everything; data are kept.", style="dim"))
+        waste = (
+            str(self.counts.get("deposit", 0)),
+            f"{self.grams / 1000:.1f}",
+            str(self.counts.get("emptied", 0)),
+            str(self.points_earned),
+            str(self.points_lost),
+        )
+        return Group(
+            _table("邻里示范小区 · live", _CAR_COLUMNS, cars),
+            _table("", _WASTE_COLUMNS, waste),
+            Text("\n".join(self.events)),
+            Text("Ctrl-C stops everything; data are kept.", style="dim"),
+        )
+
+
+def _sentence(kind: str, event: dict[str, Any]) -> str:
+    if kind == "deposit":
+        return f"{event['who'] or 'somebody'}  brings {int(event['grams']) / 1000:.2f} kg of {event['category']} to {event['bin']}"
+    if kind == "emptied":
+        return f"{event['bin']}  is emptied of {event['category']}"
+    if kind == "points":
+        return f"{event['resident']}  {int(event['change']):+} points ({event['text']}), now {event['points']}"
+    amount = f" {int(event['fen']) / 100:.2f} yuan" if kind == "paid" else ""
+    return f"{event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}"
+
+
+def _table(title: str, columns: tuple[str, ...], row: tuple[str, ...]) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_row(*row)
+    return table

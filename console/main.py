@@ -121,7 +121,7 @@ def up(
     postgres_port: Port = 0,
     nats_port: Port = 0,
     mqtt_port: Port = 0,
-    simulator: Annotated[bool, typer.Option(help="Simulated cameras, gates, drivers and sensors")] = True,
+    simulator: Annotated[bool, typer.Option(help="Simulated cameras, gates, bins, people and sensors")] = True,
     separate: Annotated[bool, typer.Option("--separate", help="One process for each service instead of one for all")] = False,
 ) -> None:
     """Start everything on this machine: PostgreSQL, NATS, all services, a demonstration community and simulated devices."""
@@ -172,14 +172,15 @@ def doctor(data: Folder = DEFAULT_FOLDER) -> None:
 @main.command()
 def simulate(
     data: Folder = DEFAULT_FOLDER,
-    cars_per_minute: Annotated[int, typer.Option(min=1, max=600)] = 30,
+    cars_per_minute: Annotated[int, typer.Option(min=0, max=600)] = 30,
+    deposits_per_minute: Annotated[int, typer.Option(min=0, max=600)] = 12,
     minutes: Annotated[float, typer.Option(help="0 runs until it is stopped")] = 0,
 ) -> None:
-    """Drive cars through the demonstration community, over the cameras' own protocols. Prints what happens as JSON lines."""
-    from console.simulator.traffic import simulate as run_simulator
+    """Drive cars and bring waste in the demonstration community, over the devices' own protocols. Prints what happens as JSON lines."""
+    from console.simulator.day import simulate as run_simulator
 
     try:
-        _run(run_simulator(data.absolute(), cars_per_minute=cars_per_minute, minutes=minutes))
+        _run(run_simulator(data.absolute(), cars_per_minute=cars_per_minute, deposits_per_minute=deposits_per_minute, minutes=minutes))
     except FileNotFoundError as error:
         _fail(f"{error.filename} does not exist: `linli up` makes the demonstration community")
     except OSError as error:

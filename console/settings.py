@@ -41,7 +41,7 @@ class Addresses:
 async def shared(folder: Path, secrets: Secrets, postgres: PostgresServer, nats: NatsServer, addresses: Addresses) -> dict[str, str]:
     """The environment of every service process; makes the databases that do not exist yet."""
     values = {"LINLI_NATS_URL": nats.url, "LINLI_DRAIN_S": "10"}
-    databases = [service for service in catalog.find(["all"]) if service.migrations is not None]
+    databases = [service for service in catalog.find(["all"]) if service.migrations]
     made = await asyncio.gather(
         *(
             schema.provision(
@@ -75,6 +75,7 @@ def _own(folder: Path, secrets: Secrets, addresses: Addresses) -> dict[str, str]
         "LINLI_INGEST_IMAGES_URL": str(folder / "images"),
         "LINLI_INGEST_MQTT_ISSUER_SEED": issuer_seed(secrets),
         "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
+        "LINLI_WASTE_CODE_KEY": secrets.key("waste-code"),
         "LINLI_BILLING_NOTIFICATION_URL_BASE": f"http://{addresses.http['gateway']}",
         "LINLI_BILLING_SANDBOX_URL": f"http://{addresses.provider}",
         "LINLI_BILLING_SANDBOX_MERCHANT_ID": _MERCHANT,

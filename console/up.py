@@ -21,7 +21,7 @@ from console.demonstration import Demonstration
 from console.environment import CODES, ENVIRONMENT, SECRETS, Secrets, newest_code, write_private
 from console.live import Figures
 from console.processes import Child, ProcessError
-from console.seed import SeedError, seed
+from console.seed import SeedError, seed, seed_green
 from infra.local.nats import NatsServer, start_nats
 from infra.local.ports import choose_port
 from infra.local.postgres import PostgresServer, start_postgres
@@ -149,11 +149,15 @@ def _children(options: Options, local: Local, shared: dict[str, str]) -> list[Ch
 
 async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
     file = local.folder / DEMONSTRATION
+
+    def keep(demonstration: Demonstration) -> None:
+        write_private(file, msgspec.json.format(msgspec.json.encode(demonstration), indent=1).decode())
+
     if file.exists():
-        stored = msgspec.json.decode(file.read_bytes(), type=Demonstration)
+        current = msgspec.json.decode(file.read_bytes(), type=Demonstration)
     else:
         operator = await settings.bootstrap_operator(shared, local.secrets)
-        stored = await seed(
+        current = await seed(
             gateway_url=local.gateway_url,
             ingest_url=local.ingest_url,
             mqtt=(local.nats.host, local.nats.mqtt_port or 0),
@@ -164,13 +168,16 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
         )
     # Ports may differ from the last start's.
     current = msgspec.structs.replace(
-        stored,
+        current,
         gateway_url=local.gateway_url,
         ingest_url=local.ingest_url,
         mqtt_host=local.nats.host,
         mqtt_port=local.nats.mqtt_port or 0,
     )
-    write_private(file, msgspec.json.format(msgspec.json.encode(current), indent=1).decode())
+    keep(current)
+    if not current.bins and "waste" in catalog.SERVICES:
+        current = await seed_green(current)
+        keep(current)
     return current
 
 

@@ -71,7 +71,10 @@ def configuration(services: Sequence[Service], passwords: Mapping[str, str], iss
     return "\n".join(lines) + "\n"
 
 
-_OPERATORS = Permissions(["linli.>", "device.>", "$JS.API.>", "$JS.ACK.>"], ["_INBOX.>", "linli.>", "device.>"])
+_OPERATORS = Permissions(
+    ["linli.>", "device.>", "devices.*.acknowledgements", "devices.*.deposit", "$JS.API.>", "$JS.ACK.>"],
+    ["_INBOX.>", "linli.>", "device.>"],
+)
 
 
 def _user(name: str, password: str, permissions: Permissions) -> dict[str, object]:

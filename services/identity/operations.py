@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved
 from servicekit.auth import Principal
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import zone
-from services.identity import phones, plates, roles, sign_in_store, store
+from services.identity import announcement_store, phones, plates, roles, sign_in_store, store
+from services.identity.announcement_store import HouseholdState
 from services.identity.passwords import LENGTH_MIN, Passwords
 from services.identity.roles import MemberKind
 from services.identity.store import PLATFORM_COMMUNITY, Account, Building, Community, Household, RoleGrant, Unit, Vehicle
@@ -40,6 +42,9 @@ VEHICLES_MAX: Final = 20
 HOUSEHOLDS_PER_ACCOUNT_MAX: Final = 8
 GRANTS_PER_ACCOUNT_MAX: Final = 16
 _RESEALED_AT_ONCE: Final = 500
+# Streams keep events for seven days: what is told again after five is always in them, with two days for telling all.
+TOLD_AGAIN_AFTER: Final = timedelta(days=5)
+TOLD_AT_ONCE: Final = 500
 
 
 async def create_community(
@@ -136,6 +141,7 @@ async def create_household(tx: Transaction, unit_id: UUID) -> Household:
         raise NotFound("identity.unit_not_found", "没有找到该房屋", "There is no such unit")
     household = Household(new_id(), unit_id)
     await store.insert_household(tx, household)
+    _publish_household(tx, await announcement_store.advance_household(tx, household.household_id))
     return household
 
 
@@ -158,7 +164,7 @@ async def add_member(tx: Transaction, household_id: UUID, phone: str, name: str,
     household = await get_household(tx, household_id)
     if len(household.members) > MEMBERS_MAX:
         raise Conflict("identity.too_many_members", "家庭成员过多", "The household has too many members")
-    await _publish_vehicles(tx, household)
+    await _publish_people(tx, household)
     return household
 
 
@@ -168,7 +174,7 @@ async def remove_member(tx: Transaction, household_id: UUID, account_id: UUID) -
     if not await store.delete_member(tx, household_id, account_id):
         raise NotFound("identity.member_not_found", "没有找到该成员", "There is no such member")
     household = await get_household(tx, household_id)
-    await _publish_vehicles(tx, household)
+    await _publish_people(tx, household)
     await _end_sign_ins_of_a_stranger(tx, account_id)
     return household
 
@@ -182,11 +188,21 @@ def _no_household() -> NotFound:
     return NotFound("identity.household_not_found", "没有找到该家庭", "There is no such household")
 
 
-async def _publish_vehicles(tx: Transaction, household: Household) -> None:
-    """Says again of each vehicle of a locked household who its people are."""
+async def _publish_people(tx: Transaction, household: Household) -> None:
+    """Says of a locked household, and again of each of its vehicles, who its people are."""
+    _publish_household(tx, await announcement_store.advance_household(tx, household.household_id))
     vehicle_ids = [vehicle.vehicle_id for vehicle in await store.list_vehicles(tx, household.household_id)]
     for vehicle in await store.advance_vehicles(tx, vehicle_ids):
         _publish_vehicle(tx, vehicle, household)
+
+
+def _publish_household(tx: Transaction, household: HouseholdState) -> None:
+    event = HouseholdChanged(
+        household_id=str(household.household_id),
+        building_id=str(household.building_id),
+        account_ids=[str(account_id) for account_id in household.account_ids],
+    )
+    tx.publish(event, version=household.version)
 
 
 def _publish_vehicle(tx: Transaction, vehicle: Vehicle, household: Household) -> None:
@@ -328,6 +344,23 @@ async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: s
     await store.insert_role_grant(tx, RoleGrant(new_id(), account, roles.PLATFORM_OPERATOR, None, tx.now))
     await sign_in_store.set_password(tx, account.account_id, await tx.resource(Passwords).hash(password))
     return account
+
+
+async def tell_again(tx: Transaction) -> None:
+    """Tells of some of the communities and households that nothing was told of for days, before the streams forget the last that was.
+
+    So a service that joins the installation later learns of all of them, and everybody learns of what is older than an event. The version
+    is the last one's: whoever has heard it knows that there is nothing new.
+    """
+    before = tx.now - TOLD_AGAIN_AFTER
+    for community in await announcement_store.tell_communities(tx, before, TOLD_AT_ONCE):
+        await tx.enter(community.community_id)
+        _publish_community(tx, community)
+    await tx.enter(PLATFORM)
+    for household in sorted(await announcement_store.tell_households(tx, before, TOLD_AT_ONCE), key=lambda due: due.community_id):
+        if tx.scope != household.community_id:
+            await tx.enter(household.community_id)
+        _publish_household(tx, household)
 
 
 async def reseal_phones(tx: Transaction) -> None:

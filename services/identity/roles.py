@@ -52,6 +52,7 @@ _HOUSEHOLD_MEMBER: Final = frozenset(
         "parking.household_sessions.read",
         "parking.visitor_passes.read",
         "parking.visitor_passes.write",
+        "points.household.read",
     }
 )
 _HOUSEHOLD_OWNER: Final = _HOUSEHOLD_MEMBER | {"identity.household.write"}
@@ -86,6 +87,26 @@ _COMMUNITY: Final = _HOUSEHOLD_OWNER | {
     "parking.reviews.write",
     "parking.sessions.read",
     "parking.tariffs.write",
+    "points.contributions.confirm",
+    "points.earnings.correct",
+    "points.grants.approve",
+    "points.grants.read",
+    "points.grants.write",
+    "points.items.write",
+    "points.redemptions.confirm",
+    "points.redemptions.read",
+    "points.residents.read",
+    "points.rules.write",
+    "waste.bins.read",
+    "waste.bins.write",
+    "waste.cards.read",
+    "waste.cards.write",
+    "waste.collections.read",
+    "waste.collections.record",
+    "waste.collections.write",
+    "waste.contamination.report",
+    "waste.deposits.read",
+    "waste.deposits.review",
 }
 # The guard at the gate: sees who may come in, opens by hand, settles what the cameras could not read.
 _GUARD: Final = frozenset(
@@ -104,6 +125,8 @@ _GUARD: Final = frozenset(
         "parking.reviews.write",
         "parking.sessions.read",
         "parking.visitor_passes.read",
+        "waste.bins.read",
+        "waste.deposits.read",
     }
 )
 # The counter: registers homes, people and cars, sells month passes, handles fees.
@@ -126,6 +149,14 @@ _CLERK: Final = frozenset(
         "parking.permits.read",
         "parking.permits.write",
         "parking.sessions.read",
+        "points.grants.read",
+        "points.grants.write",
+        "points.items.write",
+        "points.redemptions.confirm",
+        "points.redemptions.read",
+        "points.residents.read",
+        "waste.cards.read",
+        "waste.cards.write",
     }
 )
 # The committees oversee: figures and books, and who lives where for their own duties, never a single car's comings and goings.
@@ -139,9 +170,31 @@ _OWNERS_COMMITTEE: Final = frozenset(
         "insights.telemetry.read",
         "parking.figures.read",
         "parking.lots.read",
+        "points.grants.approve",
+        "points.grants.read",
+        "waste.bins.read",
     }
 )
-_RESIDENTS_COMMITTEE: Final = frozenset({STAFF, "identity.homes.read", "identity.roles.read", "parking.figures.read"})
+# The residents' committee besides runs the points: it makes the rules and confirms what people did for the community.
+_RESIDENTS_COMMITTEE: Final = frozenset(
+    {
+        STAFF,
+        "identity.homes.read",
+        "identity.roles.read",
+        "parking.figures.read",
+        "points.contributions.confirm",
+        "points.grants.approve",
+        "points.grants.read",
+        "points.rules.write",
+        "waste.bins.read",
+    }
+)
+_SOCIAL_ORGANISATION: Final = frozenset({STAFF, "points.contributions.confirm"})
+# 督导员, who stands at the bins and looks into them, and 清运员, who empties them.
+_WASTE_INSPECTOR: Final = frozenset(
+    {STAFF, "waste.bins.read", "waste.contamination.report", "waste.deposits.read", "waste.deposits.review"}
+)
+_WASTE_COLLECTOR: Final = frozenset({STAFF, "waste.bins.read", "waste.collections.read", "waste.collections.record"})
 
 PROPERTY_MANAGER: Final = "property_manager"
 PLATFORM_OPERATOR: Final = "platform_operator"
@@ -153,8 +206,10 @@ ROLES: Final[Mapping[str, Role]] = {
         Role(PROPERTY_MANAGER, Party.PROPERTY_COMPANY, _COMMUNITY),
         Role("property_staff", Party.PROPERTY_COMPANY, _GUARD),
         Role("property_clerk", Party.PROPERTY_COMPANY, _CLERK),
+        Role("waste_inspector", Party.PROPERTY_COMPANY, _WASTE_INSPECTOR),
+        Role("waste_collector", Party.PROPERTY_COMPANY, _WASTE_COLLECTOR),
         Role("residents_committee_member", Party.RESIDENTS_COMMITTEE, _RESIDENTS_COMMITTEE),
-        Role("social_organisation_member", Party.SOCIAL_ORGANISATION, frozenset({STAFF})),
+        Role("social_organisation_member", Party.SOCIAL_ORGANISATION, _SOCIAL_ORGANISATION),
         Role("owner", Party.RESIDENT, _HOUSEHOLD_OWNER),
         Role("resident", Party.RESIDENT, _HOUSEHOLD_MEMBER),
         Role("guest", Party.RESIDENT, frozenset()),

@@ -1,4 +1,5 @@
-"""The SQL of communities, homes, people, roles and vehicles. That of sign-in is in `sign_in_store.py`.
+"""The SQL of communities, homes, people, roles and vehicles. That of sign-in is in `sign_in_store.py`, and that of
+what others were told in `announcement_store.py`.
 
 Every statement runs in the scope of one community, which the wall enforces; those that list name the community too, for their indexes.
 """
@@ -96,7 +97,7 @@ class Vehicle:
 
 
 INSERT_COMMUNITY = """
-INSERT INTO communities (community_id, name, time_zone, modules, version, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO communities (community_id, name, time_zone, modules, version, created_at, told_at) VALUES ($1, $2, $3, $4, $5, $6, $6)
 ON CONFLICT DO NOTHING
 """
 
@@ -120,7 +121,7 @@ SELECT_COMMUNITY = "SELECT community_id, name, time_zone, modules, version FROM 
 async def find_community(tx: Transaction, community_id: UUID) -> Community | None:
     """A community."""
     row = await tx.fetchrow(SELECT_COMMUNITY, community_id)
-    return None if row is None else _community(row)
+    return None if row is None else community_of(row)
 
 
 LOCK_COMMUNITY = SELECT_COMMUNITY + " FOR UPDATE"
@@ -130,16 +131,18 @@ async def lock_community(tx: Transaction) -> Community:
     """The community of this transaction, which nobody else changes until it ends."""
     row = await tx.fetchrow(LOCK_COMMUNITY, tx.community_id)
     assert row is not None
-    return _community(row)
+    return community_of(row)
 
 
-UPDATE_COMMUNITY = "UPDATE communities SET name = $2, time_zone = $3, modules = $4, version = $5 WHERE community_id = $1"
+UPDATE_COMMUNITY = """
+UPDATE communities SET name = $2, time_zone = $3, modules = $4, version = $5, told_at = $6 WHERE community_id = $1
+"""
 
 
 async def update_community(tx: Transaction, community: Community) -> None:
-    """Stores a locked community's new state."""
+    """Stores a locked community's new state, of which others are told now."""
     await tx.execute(
-        UPDATE_COMMUNITY, community.community_id, community.name, community.time_zone, list(community.modules), community.version
+        UPDATE_COMMUNITY, community.community_id, community.name, community.time_zone, list(community.modules), community.version, tx.now
     )
 
 
@@ -153,10 +156,11 @@ ORDER BY name, community_id LIMIT $4
 async def list_communities(tx: Transaction, after: tuple[str, UUID] | None, limit: int) -> list[Community]:
     """Communities that people live in, by name, after a name and id."""
     name, community_id = after or (None, None)
-    return [_community(row) for row in await tx.fetch(SELECT_COMMUNITIES, PLATFORM_COMMUNITY, name, community_id, limit)]
+    return [community_of(row) for row in await tx.fetch(SELECT_COMMUNITIES, PLATFORM_COMMUNITY, name, community_id, limit)]
 
 
-def _community(row: Record) -> Community:
+def community_of(row: Record) -> Community:
+    """A row as a community."""
     return Community(row["community_id"], row["name"], row["time_zone"], tuple(row["modules"]), row["version"])
 
 
@@ -217,11 +221,11 @@ async def list_units(tx: Transaction, building_id: UUID, after: str | None, limi
     return [Unit(**row) for row in await tx.fetch(SELECT_UNITS, building_id, after, limit)]
 
 
-INSERT_HOUSEHOLD = "INSERT INTO households (household_id, community_id, unit_id) VALUES ($1, $2, $3)"
+INSERT_HOUSEHOLD = "INSERT INTO households (household_id, community_id, unit_id, version) VALUES ($1, $2, $3, 0)"
 
 
 async def insert_household(tx: Transaction, household: Household) -> None:
-    """Stores a household of a unit of this community."""
+    """Stores a household of a unit of this community. Others hear of it with `announcement_store.advance_household`."""
     await tx.execute(INSERT_HOUSEHOLD, household.household_id, tx.community_id, household.unit_id)
 
 

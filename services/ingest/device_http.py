@@ -16,6 +16,7 @@ import msgspec
 from servicekit import telemetry
 from servicekit.errors import Internal, Invalid, NotFound, ServiceError, Unavailable
 from servicekit.service import Asgi
+from services.ingest import loose
 
 _BODY_S = 10.0
 _REQUESTS_MAX = 2000
@@ -205,19 +206,10 @@ def malformed() -> Invalid:
 
 def document(body: bytes) -> dict[str, Any]:
     """A body as a JSON object. UTF-8, or else GB18030, in which some cameras write plates. Raises Invalid."""
-    for encoding in ("utf-8-sig", "gb18030"):
-        try:
-            value = msgspec.json.decode(body.decode(encoding))
-            break
-        except UnicodeDecodeError:
-            continue
-        except (msgspec.DecodeError, RecursionError):
-            raise malformed() from None
-    else:
-        raise malformed()
-    if not isinstance(value, dict):
-        raise malformed()
-    return value
+    try:
+        return loose.document(body)
+    except loose.Unusable:
+        raise malformed() from None
 
 
 def render(error: ServiceError, _request: Request) -> Answer:

@@ -23,6 +23,7 @@ class Kind(IntEnum):
     VIID = 2
     GATE = 3
     EDGE_BOX = 4
+    BIN = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ asked for with `needed`.
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
+from math import isfinite
 from typing import Any
+
+import msgspec
 
 TEXT_LENGTH_MAX = 200
 _INTEGER_MAX = 10**50
@@ -15,6 +18,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d{3})?", re.ASCII)
 # What devices mean lies between these; what lies outside is a clock that was never set, or no time at all.
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_EARLIEST_CLOCK = datetime(1900, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -38,16 +42,38 @@ def text(value: object) -> str:
     return "".join(c for c in plain if c.isprintable()).strip()[:TEXT_LENGTH_MAX]
 
 
-def integer(value: object, otherwise: int, *, least: int = -(2**31), most: int = 2**31 - 1) -> int:
-    """A whole number, also from a string; `otherwise` when it is none or lies outside of `least` to `most`."""
+def document(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object. UTF-8, or else GB18030, in which some devices write. Raises Unusable."""
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            # Some count the NUL at the end of a text in C in.
+            value = msgspec.json.decode(body.rstrip(b"\0").decode(encoding))
+        except UnicodeDecodeError:
+            continue
+        except (msgspec.DecodeError, RecursionError):
+            break
+        if isinstance(value, dict):
+            return value
+        break
+    raise Unusable("")
+
+
+def number(value: object) -> int | float | None:
+    """A number, also from a string; None when it is none, or not finite."""
     if isinstance(value, str):
         value = value.strip()
         if not _NUMBER.fullmatch(value):
-            return otherwise
+            return None
         value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return otherwise
-    return int(value) if least <= value <= most else otherwise
+        return None
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def integer(value: object, otherwise: int, *, least: int = -(2**31), most: int = 2**31 - 1) -> int:
+    """A whole number, also from a string; `otherwise` when it is none or lies outside of `least` to `most`."""
+    found = number(value)
+    return otherwise if found is None or not least <= found <= most else int(found)
 
 
 def flag(value: object, otherwise: bool) -> bool:
@@ -71,6 +97,12 @@ def needed(record: Mapping[str, Any], name: str, path: str) -> Mapping[str, Any]
 
 def time(value: object, zone: tzinfo) -> datetime | None:
     """A time in UTC, from `20171018080608` (GA/T 1400) or ISO 8601, in `zone` when it has none; None outside of the years 2000 to 2199."""
+    at = clock_time(value, zone)
+    return at if at is not None and at >= _EARLIEST else None
+
+
+def clock_time(value: object, zone: tzinfo) -> datetime | None:
+    """The same for the years 1900 to 2199: also what a clock says that was never set, where it is known by how much it is wrong."""
     written = text(value)
     try:
         if match := _COMPACT.fullmatch(written):
@@ -79,7 +111,8 @@ def time(value: object, zone: tzinfo) -> datetime | None:
             at = datetime(year, month, day, hour, minute, second, int(milliseconds or 0) * 1000, zone)
         else:
             at = datetime.fromisoformat(written)
-        return within_range(at if at.tzinfo else at.replace(tzinfo=zone))
+        utc = (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+        return utc if _EARLIEST_CLOCK <= utc < _LATEST else None
     except (ValueError, OverflowError):
         return None
 

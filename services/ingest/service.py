@@ -12,6 +12,8 @@ import msgspec
 from obstore.exceptions import BaseError
 
 from linli.device.v1.events_pb2 import (
+    BinDeposited,
+    BinReported,
     DeviceChanged,
     DeviceOffline,
     DeviceOnline,
@@ -28,12 +30,12 @@ from servicekit.config import SettingsError
 from servicekit.events import event_type
 from servicekit.messaging import listen, on, on_outside
 from servicekit.service import Asgi, Running, Service, contract, every, every_outside
-from services.ingest import acknowledgements, batches, mqtt_auth, operations, plate_push, reactions, registry, rpc, viid
-from services.ingest.acknowledgements import DeviceMessages
+from services.ingest import batches, device_messages, mqtt_auth, operations, plate_push, reactions, registry, rpc, viid
 from services.ingest.commands import GateKeys
 from services.ingest.credentials import Vault
 from services.ingest.decisions import Decisions
 from services.ingest.device_http import Network, application, networks
+from services.ingest.device_messages import DeviceMessages
 from services.ingest.digest import Nonces
 from services.ingest.gates import Gates
 from services.ingest.images import Images
@@ -148,6 +150,8 @@ SERVICE = Service(
         ReadingBatch,
         GateAcknowledged,
         OpenedOffline,
+        BinDeposited,
+        BinReported,
         DeviceChanged,
         DeviceOnline,
         DeviceOffline,
@@ -171,9 +175,9 @@ SERVICE = Service(
     nats_publishes=[
         "devices.*.commands",
         mqtt_auth.REPLIES,
-        *acknowledgements.NATS_PUBLISHES,
+        *device_messages.NATS_PUBLISHES,
         *(f"$JS.API.CONSUMER.CREATE.{kind.stream}.*.{kind.filter_subject}" for kind in _RECALLED),
     ],
-    nats_subscribes=[mqtt_auth.SUBJECT, *acknowledgements.NATS_SUBSCRIBES],
+    nats_subscribes=[mqtt_auth.SUBJECT, *device_messages.NATS_SUBSCRIBES],
     always_on=True,
 )

@@ -1,11 +1,12 @@
 """All SQL of ingest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import asyncpg
 
 from servicekit.database import Transaction
+from servicekit.identifiers import derived_id
 from services.ingest.devices import Device, KnownDevice, Lane
 
 INSERT_DEVICE = """
@@ -202,3 +203,21 @@ async def upsert_lane(tx: Transaction, camera_device_id: str, lane: Lane, versio
         lane.opens_offline,
         version,
     )
+
+
+# The same once, and so many of a device: it must not fill the disk.
+_LETTERS_PER_DEVICE_MAX = 200
+INSERT_DEAD_LETTERS = """
+INSERT INTO dead_letters (dead_letter_id, community_id, consumer, event_id, subject, headers, body, error)
+SELECT dead_letter_id, $1, $2, dead_letter_id::text, $3, '{}', body, error
+FROM unnest($4::uuid[], $5::bytea[], $6::text[]) AS letter (dead_letter_id, body, error)
+WHERE (SELECT count(*) FROM dead_letters WHERE subject = $3 AND replayed_at IS NULL) < $7
+ON CONFLICT (dead_letter_id) DO UPDATE SET error = excluded.error, failed_at = excluded.failed_at, replayed_at = NULL
+"""
+
+
+async def insert_dead_letters(tx: Transaction, consumer: str, subject: str, errors: Mapping[bytes, str]) -> None:
+    """Keeps messages of a device that could not be read, each with its error; some hundreds of a device, and no more."""
+    letter_ids = [derived_id(consumer, subject, body.hex()) for body in errors]
+    limit = _LETTERS_PER_DEVICE_MAX
+    await tx.execute(INSERT_DEAD_LETTERS, tx.community_id, consumer, subject, letter_ids, list(errors), list(errors.values()), limit)

@@ -14,7 +14,7 @@ import pytest
 
 from infra.local.postgres import executable
 from linli.identity.v1 import identity_pb2 as pb
-from linli.identity.v1.events_pb2 import CommunityChanged, VehicleRegistered
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, VehicleRegistered
 from servicekit.config import SettingsError
 from servicekit.database import PLATFORM, Resources
 from servicekit.errors import Internal, Unavailable
@@ -77,7 +77,9 @@ async def test_what_is_logged_and_published_holds_no_phone_and_no_name(
             await asyncio.gather(running.nobody().call("RefreshTokens", request), return_exceptions=True)
         await running.running.event(VehicleRegistered)
         published = [
-            event.message.SerializeToString() for kind in (CommunityChanged, VehicleRegistered) for event in running.running.events(kind)
+            event.message.SerializeToString()
+            for kind in (CommunityChanged, HouseholdChanged, VehicleRegistered)
+            for event in running.running.events(kind)
         ]
     written = "".join(capfd.readouterr())
     assert "refresh_token_used_again" in written

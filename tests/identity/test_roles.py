@@ -66,6 +66,8 @@ async def test_only_roles_of_the_four_parties_can_be_given() -> None:
         "property_clerk",
         "residents_committee_member",
         "social_organisation_member",
+        "waste_collector",
+        "waste_inspector",
     }
     parties = {roles.ROLES[name].party for name in given}
     assert parties == {Party.OWNERS_COMMITTEE, Party.PROPERTY_COMPANY, Party.RESIDENTS_COMMITTEE, Party.SOCIAL_ORGANISATION}

@@ -2,11 +2,9 @@
 
 import asyncio
 import base64
-import copy
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,68 +14,23 @@ import nats
 import pytest
 from nats.aio.client import Client as NatsClient
 
-from infra.local import accounts
-from infra.local.nats import NatsServer, start_nats
 from linli.device.v1.events_pb2 import GateAcknowledged, PlateRead
 from linli.ingest.v1.ingest_pb2 import DisableDeviceRequest
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured
 from servicekit.identifiers import new_id
-from servicekit.messaging import Publisher
-from servicekit.service import Service
-from services.ingest.nkeys import AccountKey, new_account_seed
-from services.ingest.service import SERVICE
-from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, fleet, info, push_body, second_instance, signed_command
+from tests.ingest.broker import PASSWORDS, guarded_servers, mqtt, town_on_mqtt
+from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, info, push_body, second_instance, signed_command
 from tests.support import Servers, eventually, principal
 
-PASSWORDS = {"ingest": "password of ingest", "parking": "password of parking", accounts.OPERATOR: "password-of-operators"}
-SEED = new_account_seed()
 COMMANDS = f"devices/{GATE}/commands"
 ACKNOWLEDGEMENTS = f"devices/{GATE}/acknowledgements"
 
 
-class _AsOperator:
-    """A broker whose address signs in as the operator, for what the test itself does."""
-
-    def __init__(self, server: NatsServer) -> None:
-        self._server = server
-
-    @property
-    def url(self) -> str:
-        return f"nats://{accounts.OPERATOR}:{PASSWORDS[accounts.OPERATOR]}@{self._server.host}:{self._server.port}"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._server, name)
-
-
 @pytest.fixture
 def guarded(servers: Servers, tmp_path: Path) -> Iterator[Servers]:
-    """The servers, with a broker of their own that knows who may do what."""
-    text = accounts.configuration([SERVICE, PARKING], PASSWORDS, AccountKey(SEED).public_key)
-    broker = start_nats(tmp_path / "nats", mqtt_port=0, configuration=text)
-    own = copy.copy(servers)
-    own.nats = _AsOperator(broker)  # type: ignore[assignment]
-    yield own
-    broker.stop()
-
-
-@asynccontextmanager
-async def town_with_gates(guarded: Servers, tmp_path: Path, *others: Service) -> AsyncIterator[Fleet]:
-    passwords: dict[str, Any] = {
-        f"LINLI_{name.upper()}_NATS_{what}": value
-        for name in ("ingest", "parking")
-        for what, value in (("USER", name), ("PASSWORD", PASSWORDS[name]))
-    }
-    async with fleet(guarded, tmp_path / "images", *others, LINLI_INGEST_MQTT_ISSUER_SEED=SEED, **passwords) as town:
-        operator = await nats.connect(guarded.nats.url)
-        town.others = Publisher(operator, "others")
-        yield town
-        await operator.close()
-
-
-def mqtt(guarded: Servers, device_id: str, secret: str, *, client_id: str | None = None) -> aiomqtt.Client:
-    port = guarded.nats.mqtt_port
-    assert port is not None
-    return aiomqtt.Client(guarded.nats.host, port, username=device_id, password=secret, identifier=client_id or device_id, timeout=5)
+    """The servers, with a guarded broker for each test."""
+    with guarded_servers(servers, tmp_path) as own:
+        yield own
 
 
 async def open_by_hand(town: Fleet, gate: str, command: Any, community_id: uuid.UUID | None = None) -> None:
@@ -104,7 +57,7 @@ async def acknowledge(client: aiomqtt.Client, identifier: str, outcome: str = "o
 
 
 async def test_a_gate_gets_its_signed_command_and_its_answer_closes_the_loop(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path, PARKING) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path, PARKING) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         await gate.subscribe(COMMANDS, qos=1)
         assert info(await town.push(push_body("京G12345"))) == "gate"
         sent = await next_message(gate)
@@ -120,7 +73,7 @@ async def test_a_gate_gets_its_signed_command_and_its_answer_closes_the_loop(gua
 
 
 async def test_a_command_is_sent_again_until_the_gate_answers(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town:
+    async with town_on_mqtt(guarded, tmp_path) as town:
         command = signed_command(GATE, datetime.now(UTC))
         await open_by_hand(town, GATE, command)
         async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:  # It was away when the command was first sent.
@@ -133,7 +86,7 @@ async def test_a_command_is_sent_again_until_the_gate_answers(guarded: Servers, 
 
 
 async def test_a_command_that_comes_late_is_not_sent(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         await gate.subscribe(COMMANDS)
         await open_by_hand(town, GATE, signed_command(GATE, datetime.now(UTC), lives_s=-0.1))
         await open_by_hand(town, GATE, signed_command("another", datetime.now(UTC)))
@@ -147,14 +100,14 @@ async def test_a_command_that_comes_late_is_not_sent(guarded: Servers, tmp_path:
 
 
 async def test_a_lane_of_another_community_cannot_open_the_gate(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         await gate.subscribe(COMMANDS)
         await open_by_hand(town, GATE, signed_command(GATE, datetime.now(UTC)), new_id())
         await silence(gate, 1)
 
 
 async def test_the_first_answer_of_a_gate_counts(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         identifier = str(new_id())
         await acknowledge(gate, identifier, "opened")
         await acknowledge(gate, identifier, "refused")
@@ -167,7 +120,7 @@ async def test_the_first_answer_of_a_gate_counts(guarded: Servers, tmp_path: Pat
 
 
 async def test_what_is_no_answer_of_a_gate_is_left_out(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town:
+    async with town_on_mqtt(guarded, tmp_path) as town:
         good = str(new_id())
         async with mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX]) as box:
             await acknowledge(box, str(new_id()), topic=f"devices/{EDGE_BOX}/acknowledgements")
@@ -194,7 +147,7 @@ async def test_what_is_no_answer_of_a_gate_is_left_out(guarded: Servers, tmp_pat
 
 
 async def test_an_answer_that_comes_while_ingest_is_away_is_heard_afterwards(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         identifier = str(new_id())
         await town.running.host.stop()
         await acknowledge(gate, identifier)
@@ -203,7 +156,7 @@ async def test_an_answer_that_comes_while_ingest_is_away_is_heard_afterwards(gua
 
 
 async def test_only_the_right_secret_connects(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town:
+    async with town_on_mqtt(guarded, tmp_path) as town:
         await town.caller.call("linli.ingest.v1.IngestService/DisableDevice", DisableDeviceRequest(device_id=EDGE_BOX))
         right = town.secrets[GATE]
         for device_id, secret, client_id in [
@@ -229,7 +182,7 @@ async def test_only_the_right_secret_connects(guarded: Servers, tmp_path: Path) 
 
 
 async def test_without_ingest_no_device_connects_and_those_that_have_stay(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town:
+    async with town_on_mqtt(guarded, tmp_path) as town:
         secret = town.secrets[GATE]
         box = mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX])
         await box.__aenter__()
@@ -241,7 +194,7 @@ async def test_without_ingest_no_device_connects_and_those_that_have_stay(guarde
 
 
 async def test_a_heartbeat_over_mqtt_shows_that_the_gate_lives(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, GATE, town.secrets[GATE]) as gate:
         await gate.publish(f"devices/{GATE}/heartbeat", b"", qos=0)
 
         async def online() -> bool:
@@ -252,7 +205,7 @@ async def test_a_heartbeat_over_mqtt_shows_that_the_gate_lives(guarded: Servers,
 
 
 async def test_a_device_reaches_no_topic_but_its_own(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path) as town, mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX]) as box:
+    async with town_on_mqtt(guarded, tmp_path) as town, mqtt(guarded, EDGE_BOX, town.secrets[EDGE_BOX]) as box:
         heard: list[str] = []
         operator = await nats.connect(guarded.nats.url)
 
@@ -305,7 +258,7 @@ async def as_service(guarded: Servers, name: str, errors: list[str]) -> Any:
 
 
 async def test_a_service_publishes_and_hears_what_it_declares_and_nothing_else(guarded: Servers, tmp_path: Path) -> None:
-    async with town_with_gates(guarded, tmp_path, PARKING) as town:
+    async with town_on_mqtt(guarded, tmp_path, PARKING) as town:
         errors: list[str] = []
         parking = await as_service(guarded, "parking", errors)
         community = principal().community_id
@@ -356,7 +309,7 @@ async def _any(errors: list[str]) -> bool:
 async def test_everything_that_ingest_does_on_nats_is_allowed_to_it(
     guarded: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with town_with_gates(guarded, tmp_path, PARKING) as town:
+    async with town_on_mqtt(guarded, tmp_path, PARKING) as town:
         lane = LaneConfigured(lane_id="l", camera_device_id=CAMERA, gate_device_id=GATE, decision_limit_ms=500)
         await town.publish(lane)
         await town.configure_lane(CAMERA, CAMERA)

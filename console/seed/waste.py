@@ -1,0 +1,101 @@
+"""The demonstration's smart bins, the cards that open them, and the trucks and people who look after them."""
+
+import asyncio
+import itertools
+import time
+
+import httpx
+
+from console.demonstration import DemonstrationBin, DemonstrationResident
+from console.seed.api import Api, SeedError
+from console.seed.devices import register_device
+from console.seed.people import HOUSEHOLDS, grant_roles
+
+ROLES = [
+    ("13800000007", "督导员小何", "waste_inspector"),
+    ("13800000008", "清运员老马", "waste_collector"),
+]
+# Device, name, building, latitude and longitude. One stands by the gate, at no building.
+BINS = [
+    ("demo-bin-1", "1号楼分类箱", "1号楼", 39.98312, 116.31584),
+    ("demo-bin-2", "2号楼分类箱", "2号楼", 39.98371, 116.31702),
+    ("demo-bin-3", "3号楼分类箱", "3号楼", 39.98248, 116.31731),
+    ("demo-bin-4", "东门分类箱", "", 39.98290, 116.31846),
+]
+# What a compartment of 240 litres holds of each category, and one of 60 litres of hazardous waste.
+CAPACITY_GRAMS = {"recyclable": 24_000, "kitchen": 90_000, "hazardous": 15_000, "other": 45_000}
+# Category, name, what it carries. Each drives past all bins from ten in the evening until two.
+TRUCKS = [
+    ("kitchen", "厨余垃圾车", 3_000_000),
+    ("other", "其他垃圾车", 5_000_000),
+    ("recyclable", "可回收物车", 1_500_000),
+    ("hazardous", "有害垃圾车", 500_000),
+]
+DEPOT = {"latitude": 39.96120, "longitude": 116.30150}
+# How long news of who lives where may take from identity to waste: as long as identity takes to tell it all again.
+_NEWS_S = 150.0
+_ASK_AGAIN_S = 0.5
+
+
+async def seed_waste(manager: Api) -> tuple[list[DemonstrationBin], list[DemonstrationResident], dict[str, str]]:
+    """Sets bins up, hands cards out and registers trucks. Returns the bins, the residents with cards, and the bins' secrets."""
+    await grant_roles(manager, ROLES)
+    bins, device_secrets = await _bins(manager)
+    residents = await _cards(manager)
+    for category, name, capacity in TRUCKS:
+        truck = {
+            "name": name,
+            "category": f"CATEGORY_{category.upper()}",
+            "capacity_grams": capacity,
+            "depot": DEPOT,
+            "shift_start_minute": 22 * 60,
+            "shift_end_minute": 2 * 60,
+            "fixed_round_bin_ids": [made.bin_id for made in bins],
+        }
+        await manager.call("POST", "/v1/waste/trucks", truck, key=f"demo-truck-{category}")
+    return bins, residents, device_secrets
+
+
+async def _bins(manager: Api) -> tuple[list[DemonstrationBin], dict[str, str]]:
+    listed = (await manager.call("GET", "/v1/buildings?page_size=100"))["buildings"]
+    buildings = {building["name"]: building["building_id"] for building in listed}
+    bins, device_secrets = [], {}
+    for device_id, name, building, latitude, longitude in BINS:
+        device_secrets[device_id] = await register_device(manager, device_id, name, "BIN")
+        body = {
+            "name": name,
+            "device_id": device_id,
+            "building_id": buildings.get(building, ""),
+            "place": {"latitude": latitude, "longitude": longitude},
+            "compartments": [
+                {"name": category, "category": f"CATEGORY_{category.upper()}", "capacity_grams": capacity}
+                for category, capacity in CAPACITY_GRAMS.items()
+            ],
+        }
+        made = await manager.call("POST", "/v1/waste/bins", body, key=f"demo-{device_id}")
+        bins.append(DemonstrationBin(made["bin_id"], device_id, name, CAPACITY_GRAMS))
+    return bins, device_secrets
+
+
+async def _cards(manager: Api) -> list[DemonstrationResident]:
+    households = (await manager.call("GET", "/v1/households?page_size=100"))["households"]
+    accounts = {member["account"]["name"]: member["account"]["account_id"] for home in households for member in home["members"]}
+    residents = []
+    for phone, name, _kind in itertools.chain.from_iterable(members for _, _, _, members, _ in HOUSEHOLDS):
+        if name in accounts:
+            resident = DemonstrationResident(accounts[name], name, f"0{phone[-9:]}")
+            await _register_card(manager, resident)
+            residents.append(resident)
+    return residents
+
+
+async def _register_card(manager: Api, resident: DemonstrationResident) -> None:
+    """Hands out a card as soon as waste has heard that its owner lives here."""
+    body = {"card_number": resident.card_number, "account_id": resident.account_id}
+    deadline = time.monotonic() + _NEWS_S
+    while (
+        await manager.call("POST", "/v1/waste/cards", body, key=f"demo-card-{resident.card_number}", expect=httpx.codes.NOT_FOUND) is None
+    ):
+        if time.monotonic() > deadline:
+            raise SeedError(f"waste does not hear that {resident.name} lives here")
+        await asyncio.sleep(_ASK_AGAIN_S)

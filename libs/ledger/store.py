@@ -1,0 +1,200 @@
+"""All SQL that writes to the ledger, and that loads what decisions are made on. Questions are in `reading_store.py`."""
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+
+import asyncpg
+import msgspec
+
+from ledger.decide import Book, Decision, stored_from
+from ledger.transfers import Account, Posting, Side, State, StoredTransfer, Transfer
+from servicekit.database import Transaction
+
+# Half of the two-part keys of advisory locks; the other half is the shard. Nobody else in a service's database uses two-part keys.
+_LOCKS = 0x6C656467
+
+
+class TurnLost(asyncpg.SerializationError):
+    """Somebody wrote without the turn, so what was decided may be wrong. One of GIVE_WAY: doing the whole transaction again is right."""
+
+
+# Who vanishes in its turn, machine and all, is cut off after five seconds without a statement, which ends the turn; a process that ends
+# takes its connection with it. Statements here touch as many rows as their arrays hold, which a plan for ten rows fits and one for
+# thousands, made anew each time, does not: it would read whole tables.
+TAKE_TURN = """
+SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+    (SELECT count(pg_advisory_xact_lock($1::int, shard)) FROM (SELECT shard FROM unnest($2::int[]) AS shard ORDER BY shard) AS ordered)
+"""
+
+
+async def take_turn(tx: Transaction, shards: Iterable[int]) -> None:
+    """Waits until nobody else writes to these shards, and keeps them until the transaction ends. Always in one order: nobody deadlocks."""
+    await tx.execute(TAKE_TURN, _LOCKS, sorted(shards))
+
+
+INSERT_ACCOUNTS = """
+INSERT INTO ledger_accounts (account_id, community_id, unit, is_credit, floor, recorded_at)
+SELECT account_id, community_id, unit, is_credit, floor, $6
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::bigint[]) AS opened (account_id, community_id, unit, is_credit, floor)
+ON CONFLICT DO NOTHING
+"""
+
+
+async def insert_accounts(tx: Transaction, accounts: Sequence[Account]) -> int:
+    """Opens those accounts that do not exist, and says how many."""
+    columns = (
+        [account.account_id for account in accounts],
+        [account.community_id for account in accounts],
+        [account.unit for account in accounts],
+        [account.side is Side.CREDIT for account in accounts],
+        [account.floor for account in accounts],
+    )
+    return await tx.execute(INSERT_ACCOUNTS, *columns, tx.now)
+
+
+SELECT_BOOKS = """
+SELECT account_id, community_id, unit, CASE WHEN is_credit THEN -1 ELSE 1 END AS sign, floor, balance, held, version, revision, recorded_at,
+    closed_at IS NOT NULL AS is_closed
+FROM ledger_accounts
+WHERE account_id = ANY($1::uuid[])
+"""
+
+
+async def select_books(tx: Transaction, account_ids: Collection[uuid.UUID]) -> list[Book]:
+    """The accounts with these ids, in no order."""
+    return [Book(*row) for row in await tx.fetch(SELECT_BOOKS, list(account_ids))]
+
+
+CLOSE_ACCOUNT = "UPDATE ledger_accounts SET closed_at = $2, revision = revision + 1 WHERE account_id = $1 AND closed_at IS NULL"
+IS_HELD = """
+SELECT EXISTS (SELECT FROM ledger_holds JOIN ledger_transfers ON transfer_id = pending_id WHERE account_ids @> ARRAY[$1::uuid])
+"""
+
+
+async def has_holds(tx: Transaction, account_id: uuid.UUID) -> bool:
+    """Whether an open pending transfer names the account."""
+    found: bool = await tx.fetchval(IS_HELD, account_id)
+    return found
+
+
+async def close_account(tx: Transaction, account_id: uuid.UUID) -> None:
+    """Marks an account as closed."""
+    await tx.execute(CLOSE_ACCOUNT, account_id, tx.now)
+
+
+SELECT_TRANSFERS = """
+SELECT transfer_id, community_id, kind, account_ids, amounts, details, occurred_at, recorded_at, pending_until, reverses_id, resolves_id,
+    CASE WHEN pending_until IS NULL THEN coalesce(outcome, 'posted') ELSE coalesce(
+        (SELECT resolution.outcome FROM ledger_transfers AS resolution WHERE resolution.resolves_id = transfer.transfer_id), 'pending'
+    ) END AS state,
+    (SELECT reversal.transfer_id FROM ledger_transfers AS reversal WHERE reversal.reverses_id = transfer.transfer_id) AS reversed_by_id
+FROM ledger_transfers AS transfer
+WHERE transfer_id = ANY($1::uuid[])
+"""
+
+
+async def select_transfers(tx: Transaction, transfer_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, StoredTransfer]:
+    """The transfers with these ids, as they stand."""
+    return {row[0]: _stored_transfer(row) for row in await tx.fetch(SELECT_TRANSFERS, list(transfer_ids))}
+
+
+def _stored_transfer(row: asyncpg.Record) -> StoredTransfer:
+    transfer_id, community_id, kind, account_ids, amounts, details, occurred_at, *rest, state, reversed_by_id = row
+    recorded_at, pending_until, reverses_id, resolves_id = rest
+    return StoredTransfer(
+        transfer_id=transfer_id,
+        community_id=community_id,
+        kind=kind,
+        postings=tuple(map(Posting, account_ids, amounts)),
+        details=msgspec.json.decode(details),
+        occurred_at=occurred_at,
+        recorded_at=recorded_at,
+        pending_until=pending_until,
+        reverses_id=reverses_id,
+        resolves_id=resolves_id,
+        state=State(state),
+        reversed_by_id=reversed_by_id,
+    )
+
+
+# Everything that a decision changes, in one statement. Transfers differ in how many postings they have, which arrays of arrays cannot, so
+# the postings of all come in two flat arrays of which each transfer is a slice. An account changes only where it is as it was loaded.
+WRITE = """
+WITH written AS (
+    INSERT INTO ledger_transfers (
+        transfer_id, community_id, kind, account_ids, amounts, details, occurred_at, recorded_at, pending_until, reverses_id, resolves_id,
+        outcome
+    )
+    SELECT transfer_id, community_id, kind, ($13::uuid[])[first:last], ($14::bigint[])[first:last], details::jsonb, occurred_at,
+        recorded_at, pending_until, reverses_id, resolves_id, outcome
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::int[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[],
+        $10::uuid[], $11::uuid[], $12::text[]
+    ) AS new (
+        transfer_id, community_id, kind, first, last, details, occurred_at, recorded_at, pending_until, reverses_id, resolves_id, outcome
+    )
+), entered AS (
+    INSERT INTO ledger_entries (account_id, version, community_id, transfer_id, previous_balance, balance, recorded_at)
+    SELECT * FROM unnest($15::uuid[], $16::bigint[], $17::uuid[], $18::uuid[], $19::bigint[], $20::bigint[], $21::timestamptz[])
+), opened AS (
+    INSERT INTO ledger_holds (pending_id, community_id, pending_until) SELECT * FROM unnest($22::uuid[], $23::uuid[], $24::timestamptz[])
+), closed AS (
+    DELETE FROM ledger_holds WHERE pending_id = ANY($25::uuid[]) RETURNING pending_id
+), changed AS (
+    UPDATE ledger_accounts AS account
+    SET balance = new.balance, held = new.held, version = new.version, recorded_at = new.recorded_at, revision = new.revision + 1
+    FROM unnest($26::uuid[], $27::bigint[], $28::bigint[], $29::bigint[], $30::timestamptz[], $31::bigint[])
+        AS new (account_id, balance, held, version, recorded_at, revision)
+    WHERE account.account_id = new.account_id AND account.revision = new.revision
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM closed) AS closed
+"""
+
+
+async def write(tx: Transaction, decision: Decision) -> None:
+    """Stores what was decided. Raises TurnLost when an account or a hold is not as it was loaded."""
+    books = list(decision.changed.values())
+    entries = list(zip(*decision.entries, strict=True)) or [()] * 7
+    holds = list(decision.opened.values())
+    row = await tx.fetchrow(
+        WRITE,
+        *_transfer_columns(decision),
+        *entries,
+        [hold.transfer_id for hold in holds],
+        [hold.community_id for hold in holds],
+        [hold.pending_until for hold in holds],
+        list(decision.closed),
+        list(decision.changed),
+        [book.balance for book in books],
+        [book.held for book in books],
+        [book.version for book in books],
+        [book.recorded_at for book in books],
+        [book.revision for book in books],
+    )
+    if row is None or row["changed"] != len(books) or row["closed"] != len(decision.closed):
+        raise TurnLost("somebody wrote to the ledger without its turn")
+    for book in books:
+        book.revision += 1
+
+
+def _transfer_columns(decision: Decision) -> tuple[Sequence[object], ...]:
+    rows: list[tuple[object, ...]] = []
+    account_ids: list[uuid.UUID] = []
+    amounts: list[int] = []
+    for request, recorded_at in decision.transfers.values():
+        resolves_id = outcome = None
+        if isinstance(request, Transfer):
+            new: Transfer | StoredTransfer = request
+        else:
+            new = stored_from(request, recorded_at, decision.resolved[request.transfer_id])
+            resolves_id, outcome = request.pending_id, new.state.value
+        first = len(amounts) + 1
+        for posting in new.postings:
+            account_ids.append(posting.account_id)
+            amounts.append(posting.amount)
+        details = msgspec.json.encode(new.details).decode() if new.details else "{}"
+        slice_and_details = (new.kind, first, len(amounts), details)
+        instants = (new.occurred_at, recorded_at, new.pending_until)
+        rows.append((new.transfer_id, new.community_id, *slice_and_details, *instants, new.reverses_id, resolves_id, outcome))
+    return (*zip(*rows, strict=True), account_ids, amounts)

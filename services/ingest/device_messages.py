@@ -1,0 +1,264 @@
+"""What devices say over MQTT. `TOPICS` shows which topics are heard, from which devices, and what reads them.
+
+A device may publish under its own subject only; the broker sees to that, with the permissions that `mqtt_auth` gave it. What must not be
+lost is kept in a stream, so that a PUBACK of the broker means that it is stored, and what comes while ingest restarts is heard afterwards.
+What is useless a moment later is heard when it comes, or not.
+
+The messages of one device on one topic are passed on in their order, many at once; devices wait for each other never. What cannot be read
+is counted, and what of it was kept goes to the dead letters.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.message import Message
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StorageType, StreamConfig
+from nats.js.errors import APIError
+from prometheus_client import Counter
+
+from servicekit import telemetry
+from servicekit.errors import Unavailable
+from servicekit.messaging import STREAM_AGE_S
+from services.ingest import acknowledgements, bins, store
+from services.ingest.devices import DEVICE_ID, Kind, KnownDevice
+from services.ingest.intake import Intake
+from services.ingest.loose import Unusable
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """`devices/<device>/<name>`: who may be heard there, and what reads it."""
+
+    name: str
+    kind: Kind
+    # The observation in a message that came at an instant, and the id of its event. Raises Unusable.
+    read: Callable[[KnownDevice, bytes, datetime], tuple[UUID, Message]]
+    # Whether the broker keeps what comes until it is heard.
+    is_kept: bool = True
+
+    @property
+    def subject(self) -> str:
+        """As NATS writes it."""
+        return f"devices.*.{self.name}"
+
+    @property
+    def consumer(self) -> str:
+        """The durable consumer, and the queue that instances share."""
+        return f"ingest-{self.name}"
+
+    @property
+    def heard_on(self) -> str:
+        """Where messages come to us."""
+        return f"deliver.{self.consumer}" if self.is_kept else self.subject
+
+
+TOPICS: Final = (
+    Topic("acknowledgements", Kind.GATE, acknowledgements.read_acknowledgement),
+    Topic("deposit", Kind.BIN, bins.read_deposit),
+    # A bin never sends one again, so that the difference of its clock to ours is the clock's error: one that is heard late would be wrong.
+    Topic("status", Kind.BIN, bins.read_status, is_kept=False),
+)
+_KEPT: Final = [topic for topic in TOPICS if topic.is_kept]
+STREAM: Final = "DEVICES"
+_HEARTBEATS: Final = "devices.*.heartbeat"
+_STREAM_BYTES_MAX = 1024 * 1024 * 1024
+# So much can wait while ingest is away. A device gone mad pushes its own oldest messages out before it pushes out those of others.
+_MESSAGES_PER_DEVICE_MAX = 10_000
+# With the broker's own headers. It holds MQTT to no limit, not even to a permit's: what is longer gets a PUBACK and is kept nowhere.
+_MESSAGE_BYTES_MAX = 16 * 1024
+_ACK_WAIT_S = 30.0
+# Messages in work on one topic, over all instances.
+_IN_WORK_MAX = 1024
+# Messages of one device that are read without letting anybody else have a turn.
+_TOGETHER_MAX = 64
+# Messages of one device that wait where no broker holds them back.
+_WAITING_MAX = 256
+_ENSURE_S = 15.0
+_RETRY_S = 1.0
+_STOP_S = 2.0
+
+_ACK_PREFIX = "$JS.ACK."
+NATS_PUBLISHES = (
+    *(f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("CREATE", "UPDATE")),
+    *(f"$JS.API.CONSUMER.CREATE.{STREAM}.{topic.consumer}.{topic.subject}" for topic in _KEPT),
+    *(f"$JS.ACK.{STREAM}.{topic.consumer}.>" for topic in _KEPT),
+)
+NATS_SUBSCRIBES = (_HEARTBEATS, *(topic.heard_on for topic in TOPICS))
+
+IGNORED = Counter("linli_ingest_device_messages_ignored_total", "MQTT messages of devices that were not passed on", ["topic", "reason"])
+
+
+class DeviceMessages:
+    """Hears devices for as long as `run` runs."""
+
+    def __init__(self, intake: Intake, client: Client, replicas: int) -> None:
+        self._intake = intake
+        self._client = client
+        self._replicas = replicas
+        # What waits on each subject that is in work.
+        self._waiting: dict[str, list[Msg]] = {}
+        self._in_work: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Hears until it is cancelled; makes the stream and its consumers when the broker has none, or has lost them."""
+        subscriptions = [
+            await self._client.subscribe(topic.heard_on, queue=topic.consumer, cb=partial(self._take, topic)) for topic in TOPICS
+        ]
+        subscriptions.append(await self._client.subscribe(_HEARTBEATS, queue="ingest-heartbeat", cb=self._hear_heartbeat))
+        try:
+            while True:
+                try:
+                    await self._ensure()
+                    await asyncio.sleep(_ENSURE_S)
+                except (NatsError, OSError, TimeoutError) as error:
+                    telemetry.log.warning("device_messages_not_ensured", error=str(error) or type(error).__name__)
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            await self._stop(subscriptions)
+
+    async def _ensure(self) -> None:
+        stream = StreamConfig(
+            name=STREAM,
+            subjects=[topic.subject for topic in _KEPT],
+            storage=StorageType.FILE,
+            max_age=STREAM_AGE_S,
+            max_bytes=_STREAM_BYTES_MAX,
+            max_msgs_per_subject=_MESSAGES_PER_DEVICE_MAX,
+            max_msg_size=_MESSAGE_BYTES_MAX,
+            # When it is full the oldest messages give way, which were heard long ago: nobody tells a device that its message was refused.
+            discard=DiscardPolicy.OLD,
+            num_replicas=self._replicas,
+        )
+        manager = self._client.jetstream(timeout=5)
+        try:
+            await manager.add_stream(stream)
+        except APIError:
+            await manager.update_stream(stream)
+        for topic in _KEPT:
+            consumer = ConsumerConfig(
+                name=topic.consumer,
+                durable_name=topic.consumer,
+                filter_subject=topic.subject,
+                deliver_subject=topic.heard_on,
+                deliver_group=topic.consumer,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=_ACK_WAIT_S,
+                max_ack_pending=_IN_WORK_MAX,
+            )
+            await manager.add_consumer(STREAM, consumer)
+
+    async def _stop(self, subscriptions: Sequence[Subscription]) -> None:
+        """Takes no more and finishes what is in work; what is kept and was not begun comes to another instance."""
+        for subscription in subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except (NatsError, OSError):
+                pass
+        for waiting in self._waiting.values():
+            waiting.clear()
+        if self._in_work:
+            _, late = await asyncio.wait(self._in_work, timeout=_STOP_S)
+            for task in late:
+                task.cancel()
+
+    async def _hear_heartbeat(self, message: Msg) -> None:
+        device_id = message.subject.split(".")[1]
+        if DEVICE_ID.fullmatch(device_id):
+            self._intake.registry.seen(device_id)
+
+    async def _take(self, topic: Topic, message: Msg) -> None:
+        if topic.is_kept and not message.reply.startswith(_ACK_PREFIX):
+            return  # Not from the broker.
+        waiting = self._waiting.get(message.subject)
+        if waiting is None:
+            self._waiting[message.subject] = [message]
+            task = asyncio.create_task(self._hear_device(topic, message.subject))
+            self._in_work.add(task)
+            task.add_done_callback(self._in_work.discard)
+        elif topic.is_kept or len(waiting) < _WAITING_MAX:
+            waiting.append(message)
+        else:
+            IGNORED.labels(topic.name, "too_many").inc()
+
+    async def _hear_device(self, topic: Topic, subject: str) -> None:
+        """Passes on what one device has said on one topic, until nothing waits."""
+        waiting = self._waiting[subject]
+        try:
+            while waiting:
+                messages = waiting[:_TOGETHER_MAX]
+                del waiting[:_TOGETHER_MAX]
+                await self._hear(topic, subject.split(".")[1], messages)
+        finally:
+            del self._waiting[subject]
+
+    async def _hear(self, topic: Topic, device_id: str, messages: Sequence[Msg]) -> None:
+        """Passes messages on. Never raises: what fails, and is kept, comes again."""
+        try:
+            known = await self._intake.registry.find(device_id)
+            if known is None or known.disabled or known.kind != topic.kind:
+                IGNORED.labels(topic.name, "no_such_device").inc(len(messages))
+                await self._answer(topic, messages, Msg.term)
+                return
+            self._intake.registry.seen(device_id)
+            readable, unusable = self._read(topic, known, messages)
+            await asyncio.gather(*(self._pass_on(topic, known, *each) for each in readable))
+            if unusable:
+                await self._set_aside(topic, known, unusable)
+        except Unavailable:
+            await self._answer(topic, messages, partial(Msg.nak, delay=_RETRY_S))  # Those that were answered stay so.
+        except Exception as error:
+            telemetry.log.error("device_messages_left", topic=topic.name, error=telemetry.describe(error))  # They come again by themselves.
+
+    def _read(
+        self, topic: Topic, known: KnownDevice, messages: Sequence[Msg]
+    ) -> tuple[Sequence[tuple[Msg, UUID, Message]], Sequence[tuple[Msg, str]]]:
+        readable, unusable = [], []
+        for message in messages:
+            # The broker's clock and ours agree.
+            received_at = message.metadata.timestamp if topic.is_kept else self._intake.clock()
+            try:
+                readable.append((message, *topic.read(known, message.data, received_at)))
+            except Unusable as error:
+                unusable.append((message, error.field or "no JSON object"))
+            except Exception as error:  # Whatever a device sends holds back no other.
+                unusable.append((message, telemetry.describe(error)))
+        return readable, unusable
+
+    async def _pass_on(self, topic: Topic, known: KnownDevice, message: Msg, event_id: UUID, observation: Message) -> None:
+        try:
+            await self._intake.publish(known, event_id, observation)
+            await self._answer(topic, [message], Msg.ack)
+        except Unavailable:
+            await self._answer(topic, [message], partial(Msg.nak, delay=_RETRY_S))
+
+    async def _set_aside(self, topic: Topic, known: KnownDevice, unusable: Sequence[tuple[Msg, str]]) -> None:
+        """Counts what cannot be read, and keeps it where an operator finds it. Raises Unavailable."""
+        if topic.is_kept:
+            async with self._intake.database.transaction(known.community_id) as tx:
+                letters = {message.data: error for message, error in unusable}
+                await store.insert_dead_letters(tx, topic.consumer, f"devices.{known.device_id}.{topic.name}", letters)
+            telemetry.DEAD_LETTERS.labels(topic.consumer).inc(len(unusable))
+        for _ in unusable:
+            self._intake.registry.count_irregular(known.device_id)
+        IGNORED.labels(topic.name, "malformed").inc(len(unusable))
+        _, error = unusable[0]
+        telemetry.log.warning("device_messages_malformed", device=known.device_id, topic=topic.name, messages=len(unusable), field=error)
+        await self._answer(topic, [message for message, _ in unusable], Msg.term)
+
+    async def _answer(self, topic: Topic, messages: Sequence[Msg], how: Callable[[Msg], Awaitable[None]]) -> None:
+        if not topic.is_kept:
+            return
+        for message in messages:
+            try:
+                await how(message)
+            except (NatsError, OSError):
+                pass  # It comes again, and its event is known by its id.

@@ -1,0 +1,55 @@
+"""What organisers confirm: volunteer hours, activities, surveys."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from servicekit.database import Transaction
+from services.points import earning_operations, holders
+from services.points.earning import Claim, Reason
+from services.points.rulebook import COUNTED
+from services.points.store import Earning
+
+_AHEAD_MAX: Final = timedelta(minutes=2)
+# Points are kept for a year at least, so what is confirmed within this time has not expired before it is earned.
+_AGE_MAX: Final = timedelta(days=365)
+
+
+async def confirm_contributions(tx: Transaction, contributions: Sequence[Claim]) -> list[Earning]:
+    """What each contribution earns whoever made it, in order; one that was confirmed before has its first answer."""
+    turn = await holders.take_turn(tx, [tx.community_id])
+    reasons = [_judge(tx, claim) for claim in contributions]
+    earned = iter(
+        await earning_operations.earn(
+            tx, turn, [claim for claim, reason in zip(contributions, reasons, strict=True) if reason is Reason.NONE]
+        )
+    )
+    answers = []
+    for claim, reason in zip(contributions, reasons, strict=True):
+        told = next(earned) if reason is Reason.NONE else earning_operations.refuse(claim, reason)
+        answers.append(told if _is_same(told, claim) else earning_operations.refuse(claim, Reason.DIFFERS))
+    return answers
+
+
+def _judge(tx: Transaction, claim: Claim) -> Reason:
+    if claim.account_id == tx.caller.account_id:
+        return Reason.OWN_CONTRIBUTION
+    if claim.occurred_at > tx.now + _AHEAD_MAX:
+        return Reason.IN_FUTURE
+    if claim.occurred_at < tx.now - _AGE_MAX:
+        return Reason.TOO_OLD
+    if claim.source in COUNTED and claim.measure != 1:
+        return Reason.MEASURE_NOT_ONE
+    return Reason.NONE
+
+
+def _is_same(told: Earning, claim: Claim) -> bool:
+    """Whether a contribution was confirmed before as it is now. A measure that was corrected since is not the organiser's."""
+    first = told.claim
+    is_corrected = told.transfer_id != first.claim_id
+    return (first.account_id, first.source, first.occurred_at, first.title) == (
+        claim.account_id,
+        claim.source,
+        claim.occurred_at,
+        claim.title,
+    ) and (is_corrected or first.measure == claim.measure)

@@ -1,0 +1,80 @@
+"""The SQL of leaderboards, and of how residents appear on them.
+
+Gifts count for nobody: who gives has earned them, and who gets them has not.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+from servicekit.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A building, or a resident with the nickname that they chose, and how they stand. Who has as many points has the same rank."""
+
+    subject_id: UUID
+    nickname: str
+    points: int
+    rank: int
+
+
+# A household's own earnings count for its building, a resident's for the building of their oldest home.
+_RANK_BUILDINGS = """
+WITH earned AS (
+    SELECT earner_id, sum(points) AS points FROM daily_earnings
+    WHERE community_id = $1 AND day >= $2 AND day < $3 AND rule_id <> 'gift' GROUP BY earner_id
+), homes AS (
+    SELECT household_id AS earner_id, building_id FROM known_households WHERE community_id = $1
+    UNION ALL (
+        SELECT DISTINCT ON (account_id) account_id, building_id FROM known_residents JOIN known_households USING (household_id)
+        WHERE known_residents.community_id = $1 ORDER BY account_id, household_id
+    )
+)
+SELECT building_id AS subject_id, '' AS nickname, sum(points)::bigint AS points, rank() OVER (ORDER BY sum(points) DESC) AS rank
+FROM earned JOIN homes USING (earner_id) GROUP BY building_id HAVING sum(points) > 0 ORDER BY rank, building_id LIMIT $4
+"""
+
+
+async def rank_buildings(tx: Transaction, since: date, until: date, limit: int) -> list[Ranked]:
+    """The buildings whose residents and households earned most from `since` until the day before `until`."""
+    return [Ranked(**row) for row in await tx.fetch(_RANK_BUILDINGS, tx.community_id, since, until, limit)]
+
+
+_RANK_RESIDENTS = """
+SELECT earner_id AS subject_id, coalesce(nickname, '') AS nickname, sum(points)::bigint AS points,
+    rank() OVER (ORDER BY sum(points) DESC) AS rank
+FROM daily_earnings LEFT JOIN preferences ON account_id = earner_id
+WHERE earner_id = ANY($1::uuid[]) AND day >= $2 AND day < $3 AND rule_id <> 'gift' AND on_leaderboards IS NOT FALSE
+GROUP BY earner_id, nickname HAVING sum(points) > 0 ORDER BY rank, earner_id LIMIT $4
+"""
+
+
+async def rank_residents(tx: Transaction, account_ids: Collection[UUID], since: date, until: date, limit: int) -> list[Ranked]:
+    """Of these residents, those who earned most from `since` until the day before `until`, without those who have opted out."""
+    return [Ranked(**row) for row in await tx.fetch(_RANK_RESIDENTS, list(account_ids), since, until, limit)]
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """How somebody appears on leaderboards: with a nickname, without a name when it is empty, or not at all."""
+
+    on_leaderboards: bool = True
+    nickname: str = ""
+
+
+_UPSERT_PREFERENCES = """
+INSERT INTO preferences AS kept (account_id, community_id, on_leaderboards, nickname)
+VALUES ($1, $2, coalesce($3, true), coalesce($4, ''))
+ON CONFLICT (account_id) DO UPDATE SET on_leaderboards = coalesce($3, kept.on_leaderboards), nickname = coalesce($4, kept.nickname)
+RETURNING on_leaderboards, nickname
+"""
+
+
+async def save_preferences(tx: Transaction, on_leaderboards: bool | None, nickname: str | None) -> Preferences:
+    """Keeps what is given of the caller's preferences; None leaves as it is."""
+    row = await tx.fetchrow(_UPSERT_PREFERENCES, tx.caller.account_id, tx.community_id, on_leaderboards, nickname)
+    assert row is not None
+    return Preferences(**row)

@@ -1,0 +1,41 @@
+"""What residents are told about their points."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from uuid import UUID
+
+from linli.notification.v1.events_pb2 import Notified
+from servicekit.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One account is told something; `kind` is a stable name for programs."""
+
+    community_id: UUID
+    account_id: UUID
+    kind: str
+    text_zh: str
+    text_en: str
+    link: str = "/v1/me/points/entries"
+
+
+def tell_in_community(tx: Transaction, notice: Notice) -> None:
+    """Tells one account of the community that the transaction is in."""
+    tx.publish(
+        Notified(account_id=str(notice.account_id), kind=notice.kind, text_zh=notice.text_zh, text_en=notice.text_en, link=notice.link)
+    )
+
+
+async def tell(tx: Transaction, notices: Iterable[Notice]) -> None:
+    """Tells accounts of any communities, and leaves the transaction in the scope in which it was."""
+    scope = tx.scope
+    for community_id, group in groupby(sorted(notices, key=attrgetter("community_id")), key=attrgetter("community_id")):
+        if tx.scope != community_id:
+            await tx.enter(community_id)
+        for notice in group:
+            tell_in_community(tx, notice)
+    if tx.scope != scope:
+        await tx.enter(scope)

@@ -1,0 +1,93 @@
+"""What points does when a deposit counts, or does not count any more: one function for each event that it consumes.
+
+Both take all that waits together. They may be handled in any order: a deposit that was withdrawn before it was told earns nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from linli.waste.v1.events_pb2 import (
+    CATEGORY_HAZARDOUS,
+    CATEGORY_KITCHEN,
+    CATEGORY_OTHER,
+    CATEGORY_RECYCLABLE,
+    DepositCounted,
+    DepositWithdrawn,
+)
+from servicekit.database import Transaction
+from servicekit.errors import FieldViolation, Invalid
+from servicekit.events import Received
+from servicekit.identifiers import parse_id
+from servicekit.times import to_datetime
+from services.points import earning_operations, holders
+from services.points.earning import Claim
+from services.points.earning_operations import deposit_claim_id
+from services.points.rulebook import Source
+
+CATEGORIES: Final = {
+    CATEGORY_RECYCLABLE: "recyclable",
+    CATEGORY_KITCHEN: "kitchen",
+    CATEGORY_HAZARDOUS: "hazardous",
+    CATEGORY_OTHER: "other",
+}
+_GRAMS_MAX = 10_000_000
+
+
+async def earn_on_deposit_counted(tx: Transaction, events: Sequence[Received[DepositCounted]]) -> None:
+    """Residents earn for deposits. What cannot be a deposit raises Invalid, and ends among the dead letters."""
+    claims = [_counted(event) for event in events]
+    turn = await holders.take_turn(tx, {claim.community_id for claim in claims})
+    await earning_operations.earn(tx, turn, claims)
+
+
+def _counted(event: Received[DepositCounted]) -> Claim:
+    deposit = event.message
+    if not 0 < deposit.grams <= _GRAMS_MAX:
+        raise _malformed("grams", f"must be positive and at most {_GRAMS_MAX}")
+    if deposit.category not in CATEGORIES:
+        raise _malformed("category", "must be one of the four")
+    deposit_id = _id(deposit.deposit_id, "deposit_id")
+    return Claim(
+        community_id=event.community_id,
+        claim_id=deposit_claim_id(deposit_id, deposit.revision),
+        source=Source.WASTE_DEPOSIT,
+        source_id=str(deposit_id),
+        account_id=_id(deposit.account_id, "account_id"),
+        measure=deposit.grams,
+        occurred_at=to_datetime(deposit.occurred_at, "occurred_at"),
+        category=CATEGORIES[deposit.category],
+    )
+
+
+async def take_back_on_deposit_withdrawn(tx: Transaction, events: Sequence[Received[DepositWithdrawn]]) -> None:
+    """What deposits earned that were contaminated is taken back."""
+    claims = [_withdrawn(event) for event in events]
+    turn = await holders.take_turn(tx, {claim.community_id for claim in claims})
+    await earning_operations.withdraw(tx, turn, claims)
+
+
+def _withdrawn(event: Received[DepositWithdrawn]) -> Claim:
+    deposit = event.message
+    deposit_id = _id(deposit.deposit_id, "deposit_id")
+    return Claim(
+        community_id=event.community_id,
+        claim_id=deposit_claim_id(deposit_id, deposit.revision),
+        source=Source.WASTE_DEPOSIT,
+        source_id=str(deposit_id),
+        account_id=_id(deposit.account_id, "account_id"),
+        measure=0,
+        occurred_at=event.occurred_at,
+    )
+
+
+def _id(text: str, field: str) -> UUID:
+    identifier = parse_id(text)
+    if identifier is None:
+        raise _malformed(field, "must be a UUID")
+    return identifier
+
+
+def _malformed(field: str, text: str) -> Invalid:
+    violation = FieldViolation(field, "points.deposit_malformed", text)
+    return Invalid("points.deposit_malformed", "投放记录有误", "This cannot be a deposit", fields=[violation])

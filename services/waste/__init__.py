@@ -1,0 +1,1 @@
+"""Smart bins, what residents put into them, and the rounds that empty them."""

@@ -1,0 +1,71 @@
+"""A real broker with the accounts that the platform gives it, ingest on it, and devices that speak MQTT."""
+
+import copy
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import nats
+
+from infra.local import accounts
+from infra.local.nats import NatsServer, start_nats
+from servicekit.messaging import Publisher
+from servicekit.service import Service
+from services.ingest.nkeys import AccountKey, new_account_seed
+from services.ingest.service import SERVICE
+from tests.ingest.fleet import PARKING, Fleet, fleet
+from tests.support import Servers
+
+PASSWORDS = {"ingest": "password of ingest", "parking": "password of parking", accounts.OPERATOR: "password-of-operators"}
+SEED = new_account_seed()
+
+
+class _AsOperator:
+    """A broker whose address signs in as the operator, for what the test itself does."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return f"nats://{accounts.OPERATOR}:{PASSWORDS[accounts.OPERATOR]}@{self._server.host}:{self._server.port}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+
+@contextmanager
+def guarded_servers(servers: Servers, folder: Path) -> Iterator[Servers]:
+    """The servers, with a broker of their own that knows who may do what. It writes to `folder/nats/server.log`."""
+    text = accounts.configuration([SERVICE, PARKING], PASSWORDS, AccountKey(SEED).public_key)
+    broker = start_nats(folder / "nats", mqtt_port=0, configuration=text)
+    own = copy.copy(servers)
+    own.nats = _AsOperator(broker)  # type: ignore[assignment]
+    try:
+        yield own
+    finally:
+        broker.stop()
+
+
+@asynccontextmanager
+async def town_on_mqtt(guarded: Servers, folder: Path, *others: Service) -> AsyncIterator[Fleet]:
+    """Runs ingest, and others beside it, on a guarded broker."""
+    passwords: dict[str, Any] = {
+        f"LINLI_{name.upper()}_NATS_{what}": value
+        for name in ("ingest", "parking")
+        for what, value in (("USER", name), ("PASSWORD", PASSWORDS[name]))
+    }
+    async with fleet(guarded, folder / "images", *others, LINLI_INGEST_MQTT_ISSUER_SEED=SEED, **passwords) as town:
+        operator = await nats.connect(guarded.nats.url)
+        town.others = Publisher(operator, "others")
+        yield town
+        await operator.close()
+
+
+def mqtt(guarded: Servers, device_id: str, secret: str, *, client_id: str | None = None) -> aiomqtt.Client:
+    """A device's connection."""
+    port = guarded.nats.mqtt_port
+    assert port is not None
+    return aiomqtt.Client(guarded.nats.host, port, username=device_id, password=secret, identifier=client_id or device_id, timeout=5)

@@ -1,0 +1,22 @@
+"""A running points service for each file of tests; what one test does is another community's to the next."""
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from tests.points.arrange import MONDAY_9, Community, Town, town
+from tests.support import Servers
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def points(servers: Servers) -> AsyncIterator[Town]:
+    """Points, for the tests of one file."""
+    async with town(servers) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def community(points: Town) -> Community:
+    """A community of this test's own, on Monday at nine, without rules."""
+    points.clock.now = MONDAY_9
+    return points.community()
