@@ -1,4 +1,4 @@
-"""What operators do with services' databases: migrate them, look at dead letters, replay."""
+"""What operators do with services' databases: migrate them, look at dead letters, replay, audit ledgers."""
 
 import json
 import uuid
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import asyncpg
 import typer
 
+import ledger.audit
 from console import catalog
 from infra.local.accounts import OPERATOR
 from servicekit import messaging, outbox, schema
@@ -100,3 +101,28 @@ async def replay_outbox(service: str, since: datetime) -> None:
     async with _database(service) as database, database.transaction(PLATFORM) as transaction:
         count = await outbox.replay(transaction, since if since.tzinfo else since.replace(tzinfo=UTC))
     typer.echo(f"{count} to be published again")
+
+
+async def audit_ledger(service: str) -> None:
+    """Prints every invariant of a service's ledger, and the first rows that break it. Raises DatabaseError when there are any."""
+    (declared,) = catalog.find([service])
+    if ledger.MIGRATIONS not in declared.migrations:
+        raise DatabaseError(f"{service} keeps no ledger")
+    try:
+        # Without the pool's limit of time: millions of entries take minutes.
+        connection = await asyncpg.connect(load(DatabaseSettings, service).database_url)
+    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+        raise DatabaseError(f"{service}'s database cannot be reached: {error}") from error
+    broken = 0
+    try:
+        async for finding in ledger.audit.audit(connection):
+            broken += bool(finding.broken)
+            typer.echo(f"{'BROKEN' if finding.broken else 'ok    '} {finding.invariant}")
+            for row in finding.broken:
+                typer.echo(f"         {row}")
+    except asyncpg.PostgresError as error:
+        raise DatabaseError(f"{service}'s ledger cannot be read: {error}") from error
+    finally:
+        await connection.close()
+    if broken:
+        raise DatabaseError(f"{broken} of {len(ledger.audit.INVARIANTS)} invariants are broken")

@@ -22,8 +22,10 @@ main = typer.Typer(
 )
 deadletters = typer.Typer(help="Events that could not be handled: look at them, and hand them out again.", no_args_is_help=True)
 outbox = typer.Typer(help="Published events: hand them out again after the broker lost them.", no_args_is_help=True)
+ledgers = typer.Typer(help="Ledgers: prove that they are sound.", no_args_is_help=True)
 main.add_typer(deadletters, name="deadletters")
 main.add_typer(outbox, name="outbox")
+main.add_typer(ledgers, name="ledger")
 
 Services = Annotated[list[str], typer.Argument(help=f"{', '.join(catalog.SERVICES)}, or all")]
 ServiceName = Annotated[str, typer.Argument(help="The service whose database it is")]
@@ -99,6 +101,19 @@ def replay_outbox(
     from console import databases
 
     _on_database(databases.replay_outbox(service, since), data)
+
+
+@ledgers.command("audit")
+def audit_ledger(service: ServiceName, data: Folder = DEFAULT_FOLDER) -> None:
+    """Check on the live database what must always hold of a ledger, and name the first rows that break it. Exits with 1 if any does."""
+    from console import databases
+
+    _on_database(databases.audit_ledger(service), data)
+
+
+# A group of one command still has its name.
+@ledgers.callback()
+def _ledgers() -> None: ...
 
 
 def _on_database(work: Coroutine[Any, Any, None], folder: Path) -> None:

@@ -3,6 +3,7 @@
 Every question is one statement, so it sees one moment, and none locks anything.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -145,12 +146,10 @@ class Finding:
     broken: tuple[str, ...]
 
 
-async def audit(connection: "Connection") -> list[Finding]:
+async def audit(connection: "Connection") -> AsyncIterator[Finding]:
     """Checks every invariant for all communities. Millions of entries take minutes; a connection with a short timeout will not do."""
-    findings = []
     for invariant, sql in INVARIANTS.items():
         async with connection.transaction(readonly=True):
             await connection.execute(_PREPARE)
             rows = await connection.fetch(sql)
-        findings.append(Finding(invariant, tuple(row[0] for row in rows)))
-    return findings
+        yield Finding(invariant, tuple(row[0] for row in rows))

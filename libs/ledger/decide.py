@@ -3,7 +3,7 @@
 Accounts change in place as requests are accepted, so that the next one sees what the last one left; a refused one changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -26,76 +26,89 @@ class Book:
     revision: int
     recorded_at: datetime
     is_closed: bool
+    is_changed: bool = False
 
 
-# A row of ledger_entries: account, version, community, transfer, previous balance, balance, recorded at.
-NewEntry = tuple[UUID, int, UUID, UUID, int, int, datetime]
+# An accepted request, how many postings it has stored, and of a resolution the pending transfer that it resolves.
+NewTransfer = tuple[Request, int, StoredTransfer | None]
+# Account, amount, and where it is posted the version, the previous balance and the balance of its entry.
+NewPosting = tuple[UUID, int, int | None, int | None, int | None]
 
 
 @dataclass(slots=True)
 class Decision:
-    """What is to be stored: new transfers, their entries, the accounts that changed, holds that open and close."""
+    """What is to be stored: new transfers with their postings, the accounts that changed, holds that open and close."""
 
-    transfers: dict[UUID, tuple[Request, datetime]] = field(default_factory=dict)
-    # The pending transfers that new resolutions resolve, by the resolution's id.
-    resolved: dict[UUID, StoredTransfer] = field(default_factory=dict)
-    entries: list[NewEntry] = field(default_factory=list)
-    changed: dict[UUID, Book] = field(default_factory=dict)
+    recorded_at: datetime
+    transfers: list[NewTransfer] = field(default_factory=list)
+    postings: list[NewPosting] = field(default_factory=list)
+    changed: list[Book] = field(default_factory=list)
     opened: dict[UUID, Transfer] = field(default_factory=dict)
-    closed: set[UUID] = field(default_factory=set)
+    closed: list[UUID] = field(default_factory=list)
 
 
 class Deciding:
-    """One pass over requests. `stored` are the transfers that they name, their own ids included."""
+    """One pass over requests. `books` are the accounts that they touch, by their ids' integers: a UUID takes long to hash. `stored` are the
+    transfers that they name, their own ids included. All that is accepted is recorded at `recorded_at`, now or later.
+    """
 
-    def __init__(self, books: Mapping[UUID, Book], stored: Mapping[UUID, StoredTransfer], now: datetime) -> None:
-        self.decision = Decision()
+    def __init__(self, books: Mapping[int, Book], stored: Mapping[UUID, StoredTransfer], now: datetime, recorded_at: datetime) -> None:
         self._books = books
         self._stored = stored
         self._now = now
-        # What became of transfers, stored or new, in this pass.
+        self._recorded_at = recorded_at
+        self._new: dict[UUID, NewTransfer] = {}
+        # What became in this pass of pending transfers, stored or new, and which transfers it reversed.
         self._outcomes: dict[UUID, State] = {}
         self._reversed: set[UUID] = set()
+        self._decision = Decision(recorded_at)
+
+    def take(self) -> Decision:
+        """What was decided since the last time, which the caller now stores."""
+        decision, self._decision = self._decision, Decision(self._recorded_at)
+        for book in decision.changed:
+            book.is_changed = False
+        return decision
 
     def decide(self, request: Request) -> Receipt | Refusal:
         """Accepts a request that `transfers.check` found well-formed, or refuses it."""
         transfer_id = request.transfer_id
-        if transfer_id in self.decision.transfers or transfer_id in self._stored:
+        if transfer_id in self._new or transfer_id in self._stored:
             return self._repeat(request)
         if isinstance(request, Transfer):
             return self._transfer(request)
         return self._resolve(request)
 
     def _transfer(self, transfer: Transfer) -> Receipt | Refusal:
-        books = self._find(transfer.community_id, transfer.postings)
+        postings, is_pending = transfer.postings, transfer.pending_until is not None
+        books = self._find(transfer.community_id, postings)
         if isinstance(books, Refusal):
             return books
+        if is_pending and transfer.pending_until <= self._now:  # type: ignore[operator]
+            return Refusal.PENDING_EXPIRED
         if transfer.reverses_id is not None:
             refusal = self._check_reversal(transfer.reverses_id, transfer.community_id)
             if refusal is not None:
                 return refusal
-        if transfer.pending_until is not None and transfer.pending_until <= self._now:
-            return Refusal.PENDING_EXPIRED
-        for posting, book in zip(transfer.postings, books, strict=True):
+        for posting, book in zip(postings, books, strict=True):
             change = posting.amount * book.sign
             if change < 0 and book.floor is not None and book.balance - book.held + change < book.floor:
                 return Refusal.INSUFFICIENT
-            if transfer.pending_until is not None:
-                if change < 0 and book.held - change > AMOUNT_MAX:
-                    return Refusal.OVERFLOW
-            elif not -AMOUNT_MAX <= book.balance + change <= AMOUNT_MAX:
+            if (change < 0 and book.held - change > AMOUNT_MAX) if is_pending else not -AMOUNT_MAX <= book.balance + change <= AMOUNT_MAX:
                 return Refusal.OVERFLOW
         if transfer.reverses_id is not None:
             self._reversed.add(transfer.reverses_id)
-        if transfer.pending_until is None:
-            return self._post(transfer, transfer.postings, books)
-        for posting, book in zip(transfer.postings, books, strict=True):
-            self._hold(book, -posting.amount * book.sign)
-        self.decision.opened[transfer.transfer_id] = transfer
-        return self._record(transfer, self._recorded_at(books))
+        if is_pending:
+            for posting, book in zip(postings, books, strict=True):
+                self._hold(book, -posting.amount * book.sign)
+                self._decision.postings.append((book.account_id, posting.amount, None, None, None))
+            self._decision.opened[transfer.transfer_id] = transfer
+        else:
+            self._post(postings, books)
+        return self._record(transfer, len(postings), None)
 
     def _resolve(self, request: Resolution | Expiry) -> Receipt | Refusal:
-        pending = self._find_transfer(request.pending_id, request.community_id)
+        pending = self.find(request.pending_id, request.community_id)
         if pending is None or pending.pending_until is None:
             return Refusal.PENDING_NOT_FOUND
         if pending.state is not State.PENDING:
@@ -105,25 +118,26 @@ class Deciding:
             return Refusal.PENDING_EXPIRED
         if isinstance(request, Expiry) and pending.pending_until > self._now:
             return Refusal.PENDING_NOT_FOUND  # It has not expired.
-        books = [self._books[posting.account_id] for posting in pending.postings]
+        books = [self._books[posting.account_id.int] for posting in pending.postings]
         if is_posted:
             for posting, book in zip(pending.postings, books, strict=True):
                 if not -AMOUNT_MAX <= book.balance + posting.amount * book.sign <= AMOUNT_MAX:
                     return Refusal.OVERFLOW
         for posting, book in zip(pending.postings, books, strict=True):
-            self._hold(book, posting.amount * book.sign, is_released=True)
+            self._release(book, -posting.amount * book.sign)
         self._outcomes[pending.transfer_id] = outcome_of(request)
-        if self.decision.opened.pop(pending.transfer_id, None) is None:
-            self.decision.closed.add(pending.transfer_id)
-        self.decision.resolved[request.transfer_id] = pending
-        return self._post(request, pending.postings, books) if is_posted else self._record(request, self._recorded_at(books))
+        if self._decision.opened.pop(pending.transfer_id, None) is None:
+            self._decision.closed.append(pending.transfer_id)
+        if is_posted:
+            self._post(pending.postings, books)
+        return self._record(request, len(books) if is_posted else 0, pending)
 
     def _find(self, community_id: UUID, postings: Sequence[Posting]) -> list[Book] | Refusal:
         """The open accounts of postings that balance."""
         books = []
         unit = None
         for posting in postings:
-            book = self._books.get(posting.account_id)
+            book = self._books.get(posting.account_id.int)
             if book is None or book.community_id != community_id:
                 return Refusal.ACCOUNT_NOT_FOUND
             if book.is_closed:
@@ -142,7 +156,7 @@ class Deciding:
         return books
 
     def _check_reversal(self, transfer_id: UUID, community_id: UUID) -> Refusal | None:
-        original = self._find_transfer(transfer_id, community_id)
+        original = self.find(transfer_id, community_id)
         if original is None:
             return Refusal.TRANSFER_NOT_FOUND
         # The transfer that posted a pending one is what moved its amounts, and what is reversed.
@@ -154,51 +168,50 @@ class Deciding:
 
     def _repeat(self, request: Request) -> Receipt | Refusal:
         """The receipt of a request whose id came before, if it is the same request."""
-        before = self._find_transfer(request.transfer_id, request.community_id)
+        before = self.find(request.transfer_id, request.community_id)
         if before is None or not is_same(request, before):
             return Refusal.TRANSFER_DIFFERS
         return Receipt(before.transfer_id, before.recorded_at, False)
 
-    def _find_transfer(self, transfer_id: UUID, community_id: UUID) -> StoredTransfer | None:
+    def find(self, transfer_id: UUID, community_id: UUID) -> StoredTransfer | None:
         """A transfer, stored or new, as it stands now."""
-        new = self.decision.transfers.get(transfer_id)
-        found = self._stored.get(transfer_id) if new is None else stored_from(*new, self.decision.resolved.get(transfer_id))
+        new = self._new.get(transfer_id)
+        found = self._stored.get(transfer_id) if new is None else stored_from(new, self._recorded_at)
         if found is None or found.community_id != community_id:
             return None
         outcome = self._outcomes.get(transfer_id)
         return found if outcome is None else replace(found, state=outcome)
 
-    def _hold(self, book: Book, amount: int, *, is_released: bool = False) -> None:
-        """Holds what a posting would take from its account, or releases it again: a posting that gives holds nothing."""
-        taken = -amount if is_released else amount
+    def _hold(self, book: Book, taken: int) -> None:
+        """Holds what a posting would take from its account; one that would give holds nothing."""
         if taken > 0:
-            book.held += -taken if is_released else taken
-            self.decision.changed[book.account_id] = book
+            book.held += taken
+            self._mark(book)
 
-    def _post(self, request: Request, postings: Sequence[Posting], books: Sequence[Book]) -> Receipt:
-        recorded_at = self._recorded_at(books)
-        entries, changed = self.decision.entries, self.decision.changed
+    def _release(self, book: Book, taken: int) -> None:
+        if taken > 0:
+            book.held -= taken
+            self._mark(book)
+
+    def _post(self, postings: Sequence[Posting], books: Sequence[Book]) -> None:
+        rows = self._decision.postings
         for posting, book in zip(postings, books, strict=True):
-            previous = book.balance
-            book.balance = balance = previous + posting.amount * book.sign
+            amount, previous = posting.amount, book.balance
+            book.balance = balance = previous + amount * book.sign
             book.version += 1
-            book.recorded_at = recorded_at
-            account_id = book.account_id
-            entries.append((account_id, book.version, request.community_id, request.transfer_id, previous, balance, recorded_at))
-            changed[account_id] = book
-        return self._record(request, recorded_at)
+            rows.append((book.account_id, amount, book.version, previous, balance))
+            self._mark(book)
 
-    def _recorded_at(self, books: Collection[Book]) -> datetime:
-        """Now, or later where an account has a later entry: the instants of an account never go back."""
-        latest = self._now
-        for book in books:
-            if book.recorded_at > latest:
-                latest = book.recorded_at
-        return latest
+    def _mark(self, book: Book) -> None:
+        if not book.is_changed:
+            book.is_changed = True
+            book.recorded_at = self._recorded_at
+            self._decision.changed.append(book)
 
-    def _record(self, request: Request, recorded_at: datetime) -> Receipt:
-        self.decision.transfers[request.transfer_id] = (request, recorded_at)
-        return Receipt(request.transfer_id, recorded_at, True)
+    def _record(self, request: Request, postings: int, resolved: StoredTransfer | None) -> Receipt:
+        self._new[request.transfer_id] = new = (request, postings, resolved)
+        self._decision.transfers.append(new)
+        return Receipt(request.transfer_id, self._recorded_at, True)
 
 
 def outcome_of(request: Resolution | Expiry) -> State:
@@ -208,8 +221,9 @@ def outcome_of(request: Resolution | Expiry) -> State:
     return State.POSTED if request.is_posted else State.VOIDED
 
 
-def stored_from(request: Request, recorded_at: datetime, resolved: StoredTransfer | None) -> StoredTransfer:
-    """A request that was accepted as the transfer that it became; `resolved` is the pending transfer of a resolution."""
+def stored_from(new: NewTransfer, recorded_at: datetime) -> StoredTransfer:
+    """The transfer that an accepted request became."""
+    request, _, resolved = new
     if isinstance(request, Transfer):
         return StoredTransfer(
             transfer_id=request.transfer_id,

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 import msgspec
@@ -118,33 +119,35 @@ def _stored_transfer(row: asyncpg.Record) -> StoredTransfer:
 
 
 # Everything that a decision changes, in one statement. Transfers differ in how many postings they have, which arrays of arrays cannot, so
-# the postings of all come in two flat arrays of which each transfer is a slice. An account changes only where it is as it was loaded.
+# the postings of all come in flat arrays of which each transfer is a slice; a posting without a version is only held. What few transfers
+# have comes in arrays that are empty when none has it. An account changes only where it is as it was loaded.
 WRITE = """
 WITH written AS (
     INSERT INTO ledger_transfers (
-        transfer_id, community_id, kind, account_ids, amounts, details, occurred_at, recorded_at, pending_until, reverses_id, resolves_id,
-        outcome
+        transfer_id, community_id, kind, details, occurred_at, pending_until, reverses_id, resolves_id, outcome,
+        account_ids, amounts, recorded_at
     )
-    SELECT transfer_id, community_id, kind, ($13::uuid[])[first:last], ($14::bigint[])[first:last], details::jsonb, occurred_at,
-        recorded_at, pending_until, reverses_id, resolves_id, outcome
+    SELECT transfer_id, community_id, kind, details::jsonb, occurred_at, pending_until, reverses_id, resolves_id, outcome,
+        ($12::uuid[])[first:last], ($13::bigint[])[first:last], $23::timestamptz
     FROM unnest(
-        $1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::int[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[],
-        $10::uuid[], $11::uuid[], $12::text[]
-    ) AS new (
-        transfer_id, community_id, kind, first, last, details, occurred_at, recorded_at, pending_until, reverses_id, resolves_id, outcome
-    )
+        $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::uuid[], $8::uuid[], $9::text[],
+        $10::bigint[], $11::bigint[]
+    ) AS new (transfer_id, community_id, kind, details, occurred_at, pending_until, reverses_id, resolves_id, outcome, first, last)
 ), entered AS (
     INSERT INTO ledger_entries (account_id, version, community_id, transfer_id, previous_balance, balance, recorded_at)
-    SELECT * FROM unnest($15::uuid[], $16::bigint[], $17::uuid[], $18::uuid[], $19::bigint[], $20::bigint[], $21::timestamptz[])
+    SELECT account_id, version, ($2::uuid[])[nth], ($1::uuid[])[nth], previous_balance, balance, $23::timestamptz
+    FROM unnest($12::uuid[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
+        AS new (account_id, version, previous_balance, balance, nth)
+    WHERE version IS NOT NULL
 ), opened AS (
-    INSERT INTO ledger_holds (pending_id, community_id, pending_until) SELECT * FROM unnest($22::uuid[], $23::uuid[], $24::timestamptz[])
+    INSERT INTO ledger_holds (pending_id, community_id, pending_until) SELECT * FROM unnest($24::uuid[], $25::uuid[], $26::timestamptz[])
 ), closed AS (
-    DELETE FROM ledger_holds WHERE pending_id = ANY($25::uuid[]) RETURNING pending_id
+    DELETE FROM ledger_holds WHERE pending_id = ANY($27::uuid[]) RETURNING pending_id
 ), changed AS (
     UPDATE ledger_accounts AS account
-    SET balance = new.balance, held = new.held, version = new.version, recorded_at = new.recorded_at, revision = new.revision + 1
-    FROM unnest($26::uuid[], $27::bigint[], $28::bigint[], $29::bigint[], $30::timestamptz[], $31::bigint[])
-        AS new (account_id, balance, held, version, recorded_at, revision)
+    SET balance = new.balance, held = new.held, version = new.version, recorded_at = $23::timestamptz, revision = new.revision + 1
+    FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[])
+        AS new (account_id, balance, held, version, revision)
     WHERE account.account_id = new.account_id AND account.revision = new.revision
     RETURNING 1
 )
@@ -152,49 +155,62 @@ SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM closed) 
 """
 
 
-async def write(tx: Transaction, decision: Decision) -> None:
-    """Stores what was decided. Raises TurnLost when an account or a hold is not as it was loaded."""
-    books = list(decision.changed.values())
-    entries = list(zip(*decision.entries, strict=True)) or [()] * 7
-    holds = list(decision.opened.values())
-    row = await tx.fetchrow(
-        WRITE,
-        *_transfer_columns(decision),
-        *entries,
-        [hold.transfer_id for hold in holds],
-        [hold.community_id for hold in holds],
-        [hold.pending_until for hold in holds],
-        list(decision.closed),
-        list(decision.changed),
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A decision as the statement takes it."""
+
+    arguments: Sequence[object]
+    changed: int
+    closed: int
+
+
+def prepare_write(decision: Decision) -> Write:
+    """Turns a decision into the statement's columns. From here on its accounts count as changed."""
+    books = decision.changed
+    holds = decision.opened.values()
+    arguments = (
+        *_columns(decision),
+        [book.account_id for book in books],
         [book.balance for book in books],
         [book.held for book in books],
         [book.version for book in books],
-        [book.recorded_at for book in books],
         [book.revision for book in books],
+        decision.recorded_at,
+        [hold.transfer_id for hold in holds],
+        [hold.community_id for hold in holds],
+        [hold.pending_until for hold in holds],
+        decision.closed,
     )
-    if row is None or row["changed"] != len(books) or row["closed"] != len(decision.closed):
-        raise TurnLost("somebody wrote to the ledger without its turn")
     for book in books:
         book.revision += 1
+    return Write(arguments, len(books), len(decision.closed))
 
 
-def _transfer_columns(decision: Decision) -> tuple[Sequence[object], ...]:
+async def write(tx: Transaction, prepared: Write) -> None:
+    """Stores what was decided. Raises TurnLost when an account or a hold is not as it was loaded."""
+    row = await tx.fetchrow(WRITE, *prepared.arguments)
+    if row is None or row["changed"] != prepared.changed or row["closed"] != prepared.closed:
+        raise TurnLost("somebody wrote to the ledger without its turn")
+
+
+def _columns(decision: Decision) -> tuple[Sequence[object], ...]:
+    """The columns of the transfers, then those of their postings."""
     rows: list[tuple[object, ...]] = []
-    account_ids: list[uuid.UUID] = []
-    amounts: list[int] = []
-    for request, recorded_at in decision.transfers.values():
+    numbers: list[int] = []
+    last = 0
+    for number, new in enumerate(decision.transfers, start=1):
+        request, postings, _ = new
         resolves_id = outcome = None
         if isinstance(request, Transfer):
-            new: Transfer | StoredTransfer = request
+            transfer: Transfer | StoredTransfer = request
         else:
-            new = stored_from(request, recorded_at, decision.resolved[request.transfer_id])
-            resolves_id, outcome = request.pending_id, new.state.value
-        first = len(amounts) + 1
-        for posting in new.postings:
-            account_ids.append(posting.account_id)
-            amounts.append(posting.amount)
-        details = msgspec.json.encode(new.details).decode() if new.details else "{}"
-        slice_and_details = (new.kind, first, len(amounts), details)
-        instants = (new.occurred_at, recorded_at, new.pending_until)
-        rows.append((new.transfer_id, new.community_id, *slice_and_details, *instants, new.reverses_id, resolves_id, outcome))
-    return (*zip(*rows, strict=True), account_ids, amounts)
+            transfer = stored = stored_from(new, decision.recorded_at)
+            resolves_id, outcome = stored.resolves_id, stored.state.value
+        details = msgspec.json.encode(transfer.details).decode() if transfer.details else "{}"
+        seldom = (transfer.occurred_at, transfer.pending_until, transfer.reverses_id, resolves_id, outcome)
+        rows.append((transfer.transfer_id, transfer.community_id, transfer.kind, details, *seldom, last + 1, last + postings))
+        numbers += (number,) * postings
+        last += postings
+    columns = list(zip(*rows, strict=True))
+    columns[4:9] = [column if any(column) else () for column in columns[4:9]]
+    return (*columns, *(zip(*decision.postings, strict=True) if decision.postings else [()] * 5), numbers)

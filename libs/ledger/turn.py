@@ -1,5 +1,6 @@
 """The turn: who has it writes alone to the accounts of the communities in its shards, until its transaction ends."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from ledger import reading_store, store
-from ledger.decide import Book, Deciding, Decision
+from ledger.decide import Book, Deciding
 from ledger.refusals import error_of
 from ledger.transfers import (
     Account,
@@ -28,6 +29,8 @@ from servicekit.errors import ServiceError
 from servicekit.identifiers import derived_id
 
 EXPIRED_AT_ONCE: Final = 1000
+# How many requests are written at once, while the next ones are decided.
+STEP: Final = 128
 
 
 def shard_of(community_id: UUID, shards: int) -> int:
@@ -43,7 +46,8 @@ class Turn:
         self._taken = taken
         self._shards = shards
         # What was loaded, as it is after all that was applied: nobody else changes it.
-        self._books: dict[UUID, Book] = {}
+        self._books: dict[int, Book] = {}
+        self._latest = tx.now
 
     async def open_accounts(self, accounts: Sequence[Account]) -> None:
         """Opens accounts; one that is open already stays as it is.
@@ -55,20 +59,20 @@ class Turn:
             refusal = check_account(account)
             if refusal is not None:
                 raise error_of(refusal)
-        ids = {account.account_id for account in accounts}
+        ids = [account.account_id for account in accounts]
         await self._load(ids)
-        if not ids <= self._books.keys():
+        if not all(account_id.int in self._books for account_id in ids):
             await store.insert_accounts(self.tx, accounts)
             await self._load(ids)
         for account in accounts:
-            book = self._books.get(account.account_id)
+            book = self._books.get(account.account_id.int)
             if book is None or not _is_same_account(account, book):
                 raise error_of(Refusal.ACCOUNT_DIFFERS)
 
     async def balances(self, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
         """The balances of those accounts that exist, in this turn's communities."""
         await self._load(account_ids)
-        books = (self._books[account_id] for account_id in account_ids if account_id in self._books)
+        books = [self._books[account_id.int] for account_id in account_ids if account_id.int in self._books]
         return {book.account_id: Balance(book.balance, book.held, book.version) for book in books if self._is_taken(book.community_id)}
 
     async def apply(self, requests: Sequence[Request]) -> list[Receipt | ServiceError]:
@@ -77,15 +81,27 @@ class Turn:
         A refused request changes nothing and is not remembered: the same id may come again. What was applied before is answered again, with
         `is_new` false. Raises TurnLost, one of GIVE_WAY, when somebody wrote without the turn.
         """
-        answers: list[Receipt | Refusal | None] = [check(request) for request in requests]
-        stored = await self._load_for([request for request, answer in zip(requests, answers, strict=True) if answer is None])
-        deciding = Deciding(self._books, stored, self.tx.now)
-        for place, request in enumerate(requests):
-            if answers[place] is None:
-                answers[place] = deciding.decide(request)
-        if deciding.decision.transfers:
-            await self._write(deciding.decision)
-        return [error_of(answer) if isinstance(answer, Refusal) else answer for answer in answers if answer is not None]
+        refusals = [check(request) for request in requests]
+        stored = await self._load_for([request for request, refusal in zip(requests, refusals, strict=True) if refusal is None])
+        deciding = Deciding(self._books, stored, self.tx.now, self._latest)
+        answers: list[Receipt | ServiceError] = []
+        writing: asyncio.Task[None] | None = None
+        try:
+            for first in range(0, len(requests), STEP):
+                for place in range(first, min(first + STEP, len(requests))):
+                    answer = refusals[place] or deciding.decide(requests[place])
+                    answers.append(answer if isinstance(answer, Receipt) else error_of(answer))
+                decision = deciding.take()
+                if decision.transfers:
+                    prepared = store.prepare_write(decision)
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(self._write(prepared))
+                    await asyncio.sleep(0)  # It is on its way to PostgreSQL while the next ones are decided.
+        finally:
+            if writing is not None:
+                await writing
+        return answers
 
     async def close_account(self, account_id: UUID) -> None:
         """Closes an account for good; closing it again changes nothing.
@@ -94,7 +110,7 @@ class Turn:
         transfer names it.
         """
         await self._load([account_id])
-        book = self._books.get(account_id)
+        book = self._books.get(account_id.int)
         if book is None or not self._is_taken(book.community_id):
             raise error_of(Refusal.ACCOUNT_NOT_FOUND)
         if book.is_closed:
@@ -106,9 +122,12 @@ class Turn:
         book.revision += 1
 
     async def _load(self, account_ids: Iterable[UUID]) -> None:
-        missing = {account_id for account_id in account_ids if account_id not in self._books}
+        missing = {account_id for account_id in account_ids if account_id.int not in self._books}
         if missing:
-            self._books.update((book.account_id, book) for book in await store.select_books(self.tx, missing))
+            for book in await store.select_books(self.tx, missing):
+                self._books[book.account_id.int] = book
+                if book.recorded_at > self._latest:
+                    self._latest = book.recorded_at
 
     async def _load_for(self, requests: Sequence[Request]) -> dict[UUID, StoredTransfer]:
         """Loads the accounts that requests touch, and returns the stored transfers that they name."""
@@ -118,7 +137,8 @@ class Turn:
             self._require(request.community_id)
             transfer_ids.append(request.transfer_id)
             if isinstance(request, Transfer):
-                account_ids += [posting.account_id for posting in request.postings]
+                for posting in request.postings:
+                    account_ids.append(posting.account_id)
                 if request.reverses_id is not None:
                     transfer_ids.append(request.reverses_id)
             else:
@@ -130,9 +150,9 @@ class Turn:
         await self._load(account_ids)
         return stored
 
-    async def _write(self, decision: Decision) -> None:
+    async def _write(self, prepared: store.Write) -> None:
         try:
-            await store.write(self.tx, decision)
+            await store.write(self.tx, prepared)
         except asyncpg.UniqueViolationError as error:
             if self.tx.scope != PLATFORM and error.constraint_name == "ledger_transfers_pkey":
                 # Another community's transfer, which this transaction cannot see.

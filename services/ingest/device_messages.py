@@ -78,8 +78,8 @@ _MESSAGE_BYTES_MAX = 16 * 1024
 _ACK_WAIT_S = 30.0
 # Messages in work on one topic, over all instances.
 _IN_WORK_MAX = 1024
-# Messages of one device that are read without letting anybody else have a turn.
-_TOGETHER_MAX = 64
+# Messages that are read in one turn: a flood of deposits must not keep a device from signing in, or a camera from its answer.
+_TOGETHER_MAX = 32
 # Messages of one device that wait where no broker holds them back.
 _WAITING_MAX = 256
 _ENSURE_S = 15.0
@@ -107,6 +107,7 @@ class DeviceMessages:
         # What waits on each subject that is in work.
         self._waiting: dict[str, list[Msg]] = {}
         self._in_work: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Hears until it is cancelled; makes the stream and its consumers when the broker has none, or has lost them."""
@@ -209,8 +210,11 @@ class DeviceMessages:
                 await self._answer(topic, messages, Msg.term)
                 return
             self._intake.registry.seen(device_id)
-            readable, unusable = self._read(topic, known, messages)
-            await asyncio.gather(*(self._pass_on(topic, known, *each) for each in readable))
+            async with self._turn:
+                readable, unusable = self._read(topic, known, messages)
+                passing = [asyncio.create_task(self._pass_on(topic, known, *each)) for each in readable]
+                await asyncio.sleep(0)  # They are on their way, in their order.
+            await asyncio.gather(*passing)
             if unusable:
                 await self._set_aside(topic, known, unusable)
         except Unavailable:

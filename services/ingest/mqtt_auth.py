@@ -62,7 +62,11 @@ class MqttSignIn:
 
     async def start(self) -> None:
         """Begins to answer; instances share the questions."""
-        await self._client.subscribe(SUBJECT, queue="ingest", cb=self._answer)
+        await self._client.subscribe(SUBJECT, queue="ingest", cb=self._hear)
+
+    async def _hear(self, message: Msg) -> None:
+        # Each in its own time: when the broker comes back all devices ask at once, and it waits for two seconds.
+        self._intake.background.start(self._answer(message))
 
     async def _answer(self, message: Msg) -> None:
         try:

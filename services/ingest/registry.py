@@ -1,12 +1,13 @@
 """Devices in memory: a hundred pushes a second must not each read the database, nor each write when the device was last heard.
 
 What is known of a device is used for a few seconds, refreshed beside the requests, and dropped when the device changes. While the
-database is away it stays in use, for nobody can change a credential then. Contacts are gathered and written together.
+database is away it stays in use, for nobody can change a credential then. Devices that are asked for meanwhile are read together: all of
+them come back at once when the broker does. Contacts are gathered and written together.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -40,7 +41,10 @@ class Registry:
         self._database = database
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._loading: dict[str, asyncio.Task[KnownDevice | None]] = {}
+        self._loading: dict[str, asyncio.Future[KnownDevice | None]] = {}
+        # Those of them that the next read takes.
+        self._asked: dict[str, asyncio.Future[KnownDevice | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
         self._seen: dict[str, datetime] = {}
         self._irregular: Counter[str] = Counter()
 
@@ -109,29 +113,49 @@ class Registry:
                 raise
             return entry.known
 
-    def _start_loading(self, device_id: str) -> asyncio.Task[KnownDevice | None]:
-        task = self._loading.get(device_id)
-        if task is None:
-            task = self._loading[device_id] = asyncio.create_task(self._read(device_id))
-            task.add_done_callback(lambda done: self._loaded(device_id, done))
-        return task
+    def _start_loading(self, device_id: str) -> asyncio.Future[KnownDevice | None]:
+        loading = self._loading.get(device_id)
+        if loading is None:
+            loading = self._asked.get(device_id)  # Forgotten before it was read.
+            if loading is None:
+                loading = self._asked[device_id] = asyncio.get_running_loop().create_future()
+                loading.add_done_callback(lambda done: self._loaded(device_id, done))
+            self._loading[device_id] = loading
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+        return loading
 
-    async def _read(self, device_id: str) -> KnownDevice | None:
-        async with self._database.transaction(PLATFORM) as tx:
-            return await store.select_known_device(tx, device_id)
+    async def _read(self) -> None:
+        """Reads what was asked for until nothing is."""
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                await self._read_together(asked)
+        finally:
+            self._reading = None
 
-    def _loaded(self, device_id: str, task: asyncio.Task[KnownDevice | None]) -> None:
-        if self._loading.get(device_id) is not task:
-            if not task.cancelled():
-                task.exception()  # Forgotten while it was read.
+    async def _read_together(self, asked: Mapping[str, asyncio.Future[KnownDevice | None]]) -> None:
+        try:
+            async with self._database.transaction(PLATFORM) as tx:
+                found = await store.select_known_devices(tx, list(asked))
+        except Exception as error:
+            telemetry.log.warning("devices_not_read", devices=len(asked), error=type(error).__name__)
+            for loading in asked.values():
+                loading.set_exception(error)
             return
+        devices = {known.device_id: known for known in found}
+        for device_id, loading in asked.items():
+            loading.set_result(devices.get(device_id))
+
+    def _loaded(self, device_id: str, loading: asyncio.Future[KnownDevice | None]) -> None:
+        error = loading.exception()
+        if self._loading.get(device_id) is not loading:
+            return  # Forgotten while it was read.
         del self._loading[device_id]
-        if task.cancelled() or (error := task.exception()) is not None:
-            telemetry.log.warning("device_not_read", error="cancelled" if task.cancelled() else type(error).__name__)
-            return
-        if len(self._entries) >= _ENTRIES_MAX:
-            self._entries.clear()
-        self._entries[device_id] = _Entry(task.result(), monotonic())
+        if error is None:
+            if len(self._entries) >= _ENTRIES_MAX:
+                self._entries.clear()
+            self._entries[device_id] = _Entry(loading.result(), monotonic())
 
 
 async def write_contacts(call: Call) -> None:

@@ -85,7 +85,7 @@ def _device(row: asyncpg.Record) -> Device:
 
 
 # A camera has one lane; if two claim it, the one that was configured last.
-SELECT_KNOWN_DEVICE = """
+SELECT_KNOWN_DEVICES = """
 SELECT d.device_id, d.community_id, d.kind, d.disabled, d.secret_hash, d.sealed_digest_key, d.registered_address, d.last_seen_at,
     c.time_zone, l.lane_id, l.gate_device_id, l.decision_limit_ms, l.opens_offline
 FROM devices d
@@ -94,15 +94,16 @@ LEFT JOIN LATERAL (
     SELECT lane_id, gate_device_id, decision_limit_ms, opens_offline FROM lanes
     WHERE camera_device_id = d.device_id AND community_id = d.community_id ORDER BY lane_id DESC LIMIT 1
 ) l ON true
-WHERE d.device_id = $1
+WHERE d.device_id = ANY($1::text[])
 """
 
 
-async def select_known_device(tx: Transaction, device_id: str) -> KnownDevice | None:
-    """A device of any community with all that answering it takes. For the platform scope."""
-    row = await tx.fetchrow(SELECT_KNOWN_DEVICE, device_id)
-    if row is None:
-        return None
+async def select_known_devices(tx: Transaction, device_ids: Sequence[str]) -> list[KnownDevice]:
+    """Devices of any community with all that answering them takes; some may be none. For the platform scope."""
+    return [_known_device(row) for row in await tx.fetch(SELECT_KNOWN_DEVICES, device_ids)]
+
+
+def _known_device(row: asyncpg.Record) -> KnownDevice:
     lane = None
     if row["lane_id"] is not None:
         lane = Lane(row["lane_id"], row["gate_device_id"], row["decision_limit_ms"], row["opens_offline"])

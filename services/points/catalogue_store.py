@@ -65,12 +65,13 @@ async def find_item(tx: Transaction, item_id: UUID, *, for_change: bool = False)
 _LIST_ITEMS = (
     _ITEM
     + """
-WHERE ($1 OR (listed AND valid_from <= $2 AND (valid_until IS NULL OR valid_until > $2))) AND ($3::uuid IS NULL OR item_id < $3)
-ORDER BY item_id DESC LIMIT $4
+WHERE community_id = $1 AND ($2 OR (listed AND valid_from <= $3 AND (valid_until IS NULL OR valid_until > $3)))
+    AND ($4::uuid IS NULL OR item_id < $4)
+ORDER BY item_id DESC LIMIT $5
 """
 )
 
 
 async def list_items(tx: Transaction, is_all: bool, after: UUID | None, limit: int) -> list[Item]:
     """The catalogue, newest first: what is listed and valid now, or all of it."""
-    return [Item(**row) for row in await tx.fetch(_LIST_ITEMS, is_all, tx.now, after, limit)]
+    return [Item(**row) for row in await tx.fetch(_LIST_ITEMS, tx.community_id, is_all, tx.now, after, limit)]

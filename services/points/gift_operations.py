@@ -1,5 +1,6 @@
 """Gifts: points that a resident gives to a neighbour, or to the household, within the limits of the rules."""
 
+from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
@@ -29,7 +30,7 @@ async def give_to_neighbour(tx: Transaction, account_id: UUID, points: int, mess
         raise not_a_resident()
     if account_id not in homes:
         raise NotFound("points.resident_not_found", "没有找到该居民", "There is no such resident")
-    return await _give(tx, account_id, [account_id], points, message)
+    return await _give(tx, account_id, points, message, told=[account_id], link="/v1/me/points/entries")
 
 
 async def give_to_household(tx: Transaction, household_id: UUID, points: int, message: str) -> tuple[UUID, int]:
@@ -37,10 +38,10 @@ async def give_to_household(tx: Transaction, household_id: UUID, points: int, me
     if not await households.is_member(tx, household_id, tx.caller.account_id):
         raise pool_operations.household_not_found()
     others = [account_id for account_id in await pool_store.list_pooling(tx, household_id) if account_id != tx.caller.account_id]
-    return await _give(tx, household_id, others, points, message)
+    return await _give(tx, household_id, points, message, told=others, link=f"/v1/households/{household_id}/points/entries")
 
 
-async def _give(tx: Transaction, receiver_id: UUID, told: list[UUID], points: int, message: str) -> tuple[UUID, int]:
+async def _give(tx: Transaction, receiver_id: UUID, points: int, message: str, *, told: Sequence[UUID], link: str) -> tuple[UUID, int]:
     """Moves the points, and tells who has them now. Raises Conflict when a limit or the giver's points do not allow it."""
     turn = await holders.take_turn(tx, [tx.community_id])
     giver, receiver = Holder(tx.community_id, tx.caller.account_id), Holder(tx.community_id, receiver_id)
@@ -65,7 +66,7 @@ async def _give(tx: Transaction, receiver_id: UUID, told: list[UUID], points: in
         await store.add_daily_earnings(tx, [DailyEarning(tx.community_id, receiver_id, receiver_id, "gift", day, points - owed)])
     for account_id in told:
         zh, en = f"您收到赠送的 {points} 积分", f"You were given {points} points"
-        tell_in_community(tx, Notice(tx.community_id, account_id, "points.gift_received", zh, en))
+        tell_in_community(tx, Notice(tx.community_id, account_id, "points.gift_received", zh, en, link))
     return transfer_id, (await turn.balances([giver.points_id]))[giver.points_id].available
 
 

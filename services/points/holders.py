@@ -7,6 +7,7 @@ which every earning touches, one of what was redeemed, and one of what has expir
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -30,12 +31,18 @@ class Holder:
     @property
     def points_id(self) -> UUID:
         """The account of the holder's points."""
-        return derived_id("points.of", str(self.community_id), str(self.holder_id))
+        return _account_id("points.of", self.community_id, self.holder_id)
 
     @property
     def owed_id(self) -> UUID:
         """The account of what the holder owes."""
-        return derived_id("points.owed", str(self.community_id), str(self.holder_id))
+        return _account_id("points.owed", self.community_id, self.holder_id)
+
+
+# Asked several times for each earning, of the same few thousand people.
+@lru_cache(maxsize=100_000)
+def _account_id(kind: str, community_id: UUID, owner_id: UUID) -> UUID:
+    return derived_id(kind, str(community_id), str(owner_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +64,17 @@ async def take_turn(tx: Transaction, community_ids: Iterable[UUID]) -> Turn:
 
 def issued_id(community_id: UUID) -> UUID:
     """The community's account of all that was ever earned, less what was taken back."""
-    return derived_id("points.issued", str(community_id))
+    return _account_id("points.issued", community_id, community_id)
 
 
 def redeemed_id(community_id: UUID) -> UUID:
     """The community's account of points that were spent."""
-    return derived_id("points.redeemed", str(community_id))
+    return _account_id("points.redeemed", community_id, community_id)
 
 
 def expired_id(community_id: UUID) -> UUID:
     """The community's account of points that have expired."""
-    return derived_id("points.expired", str(community_id))
+    return _account_id("points.expired", community_id, community_id)
 
 
 async def open_holders(turn: Turn, holders: Iterable[Holder]) -> dict[UUID, Balance]:

@@ -9,8 +9,8 @@ from servicekit import households
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.texts import text
+from servicekit.times import to_day
 from services.points import leaderboard_store
-from services.points.days import day_of
 
 _RANKS_MAX: Final = 50
 
@@ -18,7 +18,7 @@ _RANKS_MAX: Final = 50
 async def get_leaderboard(tx: Transaction, request: pb.GetLeaderboardRequest) -> pb.Leaderboard:
     """Who earned most in a month: the buildings, or the residents of one."""
     today = tx.now.astimezone(await find_time_zone(tx)).date()
-    since = day_of(f"{request.month}-01", "month") if request.month else today.replace(day=1)
+    since = to_day(f"{request.month}-01", "month") if request.month else today.replace(day=1)
     until = _first_of_next_month(since)
     account_id = tx.caller.account_id
     if request.building_id:

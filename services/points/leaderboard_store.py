@@ -21,20 +21,24 @@ class Ranked:
     rank: int
 
 
-# A household's own earnings count for its building, a resident's for the building of their oldest home.
+# A household's own earnings count for its building, a resident's for the building of their oldest home. Homes are looked up one by one, by
+# key: behind the walls the planner takes every table for nearly empty, and would join ten thousand earners with as many homes in a loop.
 _RANK_BUILDINGS = """
-WITH earned AS (
-    SELECT earner_id, sum(points) AS points FROM daily_earnings
-    WHERE community_id = $1 AND day >= $2 AND day < $3 AND rule_id <> 'gift' GROUP BY earner_id
-), homes AS (
-    SELECT household_id AS earner_id, building_id FROM known_households WHERE community_id = $1
-    UNION ALL (
-        SELECT DISTINCT ON (account_id) account_id, building_id FROM known_residents JOIN known_households USING (household_id)
-        WHERE known_residents.community_id = $1 ORDER BY account_id, household_id
-    )
-)
 SELECT building_id AS subject_id, '' AS nickname, sum(points)::bigint AS points, rank() OVER (ORDER BY sum(points) DESC) AS rank
-FROM earned JOIN homes USING (earner_id) GROUP BY building_id HAVING sum(points) > 0 ORDER BY rank, building_id LIMIT $4
+FROM (
+    SELECT points, coalesce(
+        (
+            SELECT building_id FROM known_residents JOIN known_households USING (household_id)
+            WHERE account_id = earner_id ORDER BY household_id LIMIT 1
+        ),
+        (SELECT building_id FROM known_households WHERE household_id = earner_id)
+    ) AS building_id
+    FROM (
+        SELECT earner_id, sum(points) AS points FROM daily_earnings
+        WHERE community_id = $1 AND day >= $2 AND day < $3 AND rule_id <> 'gift' GROUP BY earner_id
+    ) AS earned
+) AS placed
+WHERE building_id IS NOT NULL GROUP BY building_id HAVING sum(points) > 0 ORDER BY rank, building_id LIMIT $4
 """
 
 

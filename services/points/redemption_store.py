@@ -112,13 +112,17 @@ async def list_own(tx: Transaction, after: UUID | None, limit: int) -> list[Rede
 
 
 _LIST = (
-    _REDEMPTION + "WHERE ($1::text IS NULL OR state = $1) AND ($2::uuid IS NULL OR redemption_id < $2) ORDER BY redemption_id DESC LIMIT $3"
+    _REDEMPTION
+    + """
+WHERE redemptions.community_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::uuid IS NULL OR redemption_id < $3)
+ORDER BY redemption_id DESC LIMIT $4
+"""
 )
 
 
 async def list_redemptions(tx: Transaction, state: RedemptionState | None, after: UUID | None, limit: int) -> list[Redemption]:
     """The community's, newest first; only those in one state."""
-    return [_redemption(row) for row in await tx.fetch(_LIST, state, after, limit)]
+    return [_redemption(row) for row in await tx.fetch(_LIST, tx.community_id, state, after, limit)]
 
 
 def _redemption(row: asyncpg.Record) -> Redemption:

@@ -12,9 +12,8 @@ from servicekit.database import Transaction
 from servicekit.errors import Invalid
 from servicekit.paging import ListRequest, page
 from servicekit.rpc import MESSAGE_BYTES_MAX, Call, outside_transaction
-from servicekit.times import to_timestamp
+from servicekit.times import to_day, to_timestamp
 from services.points import pool_store, statement_operations
-from services.points.days import day_of
 from services.points.holders import Holder
 from services.points.statement import as_csv
 from services.points.statement_pdf import as_pdf
@@ -89,7 +88,7 @@ def _entry(entry: ledger.Entry) -> pb.Entry:
 @outside_transaction
 async def download_my_statement(call: Call, request: pb.DownloadMyStatementRequest) -> HttpBody:
     """The caller's statement of a period. Writing it out is work for the processor, so it is done in a thread, with no transaction open."""
-    from_day, until_day = day_of(request.from_day, "from_day"), day_of(request.until_day, "until_day")
+    from_day, until_day = to_day(request.from_day, "from_day"), to_day(request.until_day, "until_day")
     async with call.transaction() as tx:
         statement = await statement_operations.make_statement(tx, call.caller.account_id, from_day, until_day)
     if request.format == pb.STATEMENT_FORMAT_PDF:

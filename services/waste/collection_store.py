@@ -49,7 +49,8 @@ async def insert_truck(tx: Transaction, truck: Truck) -> bool:
 
 _UPDATE_TRUCK = """
 UPDATE trucks SET in_use = coalesce($2, in_use), fixed_round = coalesce($3::uuid[], fixed_round) WHERE truck_id = $1
-RETURNING truck_id, name, category, capacity_grams, depot_latitude, depot_longitude, shift_start_minute, shift_end_minute, fixed_round, in_use
+RETURNING
+    truck_id, name, category, capacity_grams, depot_latitude, depot_longitude, shift_start_minute, shift_end_minute, fixed_round, in_use
 """
 _TRUCK: Final = """
 SELECT truck_id, name, category, capacity_grams, depot_latitude, depot_longitude, shift_start_minute, shift_end_minute, fixed_round, in_use

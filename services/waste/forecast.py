@@ -23,9 +23,9 @@ FULL_PERMILLE: Final = 1000
 WINDOW: Final = timedelta(weeks=8)
 _HOUR: Final = timedelta(hours=1)
 _HOURS_OF_WEEK: Final = 168
-# What weighs as much as the data themselves: hours of a compartment's mean, weeks of an hour of the week, days of the dispersion.
+# What weighs as much as the data themselves: hours in a mean, growth in an hour of the week (that of five deposits), days in a dispersion.
 _MEAN_PRIOR_HOURS: Final = 48
-_PATTERN_PRIOR_WEEKS: Final = 4
+_PATTERN_PRIOR_PERMILLE: Final = 150
 _DISPERSION_PRIOR_DAYS: Final = 7
 # What is guessed before anything is known: full in three days, and a variance as if each deposit took a thirtieth of the capacity.
 _RATE_GUESS: Final = 1000 / 72
@@ -126,20 +126,20 @@ def _mean(those: Iterable[_Watched], prior: float) -> float:
 
 def _pattern(those: Sequence[_Watched], mean: float) -> list[float]:
     """How many times the mean each hour of the week is."""
-    pattern = []
-    for hour in range(_HOURS_OF_WEEK):
-        risen = sum(watched.risen[hour] for watched in those)
-        weeks = sum(watched.weeks[hour] for watched in those)
-        pattern.append((risen / mean + _PATTERN_PRIOR_WEEKS) / (weeks + _PATTERN_PRIOR_WEEKS))
-    return pattern
+    risen = [sum(watched.risen[hour] for watched in those) for hour in range(_HOURS_OF_WEEK)]
+    weeks = [sum(watched.weeks[hour] for watched in those) for hour in range(_HOURS_OF_WEEK)]
+    return [_times(*hour) for hour in zip(risen, (mean * n for n in weeks), strict=True)]
 
 
-def _habit(watched: _Watched, category_mean: float, pattern: Sequence[float]) -> Habit:
+def _times(risen: float, expected: float) -> float:
+    """How many times as much rises as was expected, as far as there has been enough of either to say so."""
+    return (risen + _PATTERN_PRIOR_PERMILLE) / (expected + _PATTERN_PRIOR_PERMILLE)
+
+
+def _habit(watched: _Watched, category_mean: float, pattern: Iterable[float]) -> Habit:
     mean = _mean([watched], category_mean)
-    rates = tuple(
-        (risen + _PATTERN_PRIOR_WEEKS * mean * times) / (weeks + _PATTERN_PRIOR_WEEKS)
-        for risen, weeks, times in zip(watched.risen, watched.weeks, pattern, strict=True)
-    )
+    hours = zip(watched.risen, watched.weeks, (mean * times for times in pattern), strict=True)
+    rates = tuple(rate * _times(risen, weeks * rate) for risen, weeks, rate in hours)
     return Habit(rates, _dispersion(watched, rates))
 
 
@@ -182,7 +182,7 @@ class Outlook:
         if end == len(self.growth):
             return None
         hours = end - 1 + (target - self.growth[end - 1]) / (self.growth[end] - self.growth[end - 1])
-        return self.begins + timedelta(seconds=math.ceil(hours * 3600))
+        return self.begins + timedelta(seconds=round(hours * 3600))
 
     def overflow_minutes(self, since: datetime, until: datetime, emptied_at: datetime | None = None) -> int:
         """How long it is expected to be full between two instants: the chance of it, summed up over the time."""

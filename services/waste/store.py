@@ -157,7 +157,7 @@ async def insert_emptyings(tx: Transaction, emptyings: Sequence[tuple[Bin, str, 
 
 
 _UPDATE_HEARD = """
-UPDATE bins SET last_heard_at = greatest(last_heard_at, told.heard_at), reported_at = greatest(reported_at, told.reported_at),
+UPDATE bins SET last_heard_at = greatest(last_heard_at, told.heard_at), reported_at = greatest(bins.reported_at, told.reported_at),
     version = told.version
 FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::bigint[]) AS told (bin_id, heard_at, reported_at, version)
 WHERE bins.bin_id = told.bin_id

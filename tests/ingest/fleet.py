@@ -155,8 +155,8 @@ class Fleet:
 
         async def known() -> bool:
             async with self.running.transaction("ingest", PLATFORM) as tx:
-                device = await store.select_known_device(tx, camera)
-            return bool(device and device.lane and (device.lane.decision_limit_ms, device.lane.opens_offline) == (limit_ms, opens_offline))
+                (device,) = await store.select_known_devices(tx, [camera])
+            return bool(device.lane and (device.lane.decision_limit_ms, device.lane.opens_offline) == (limit_ms, opens_offline))
 
         await eventually(known, "the lane")
         self.forget(camera)

@@ -88,7 +88,7 @@ class Books:
         """The invariants that do not hold, with what breaks them."""
         connection = await asyncpg.connect(self.url)
         try:
-            return {finding.invariant: finding.broken for finding in await audit(connection) if finding.broken}
+            return {finding.invariant: finding.broken async for finding in audit(connection) if finding.broken}
         finally:
             await connection.close()
 

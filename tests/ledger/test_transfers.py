@@ -105,7 +105,7 @@ async def test_accounts_and_transfers_of_another_community_are_not_found(books: 
     await books.answers(pending, gift)
     stranger = replace(books, community_id=new_id())
     own = await stranger.open(None)
-    asked = [
+    asked: list[Transfer | ledger.Resolution] = [
         stranger.transfer(own, mine, 1),
         stranger.resolution(replace(pending, community_id=stranger.community_id), is_posted=True),
         stranger.transfer(own, books.issuer, 1, reverses_id=gift.transfer_id, postings=(Posting(own, 1), Posting(mine, -1))),

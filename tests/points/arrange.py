@@ -39,7 +39,7 @@ PERMISSIONS = [
 MONDAY_9 = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 
 
-def rule(rule_id: str, source: pb.Source, points: int, per: int, **more: Any) -> pb.Rule:
+def rule(rule_id: str, source: pb.Source.ValueType, points: int, per: int, **more: Any) -> pb.Rule:
     """A rule for residents, without limits unless `more` says so."""
     more.setdefault("beneficiary", pb.BENEFICIARY_RESIDENT)
     return pb.Rule(rule_id=rule_id, source=source, points=points, per=per, text_zh=f"规则{rule_id}", text_en=f"Rule {rule_id}", **more)
@@ -88,7 +88,7 @@ class Community:
         """Calls a method as staff; with `permissions` or anything else about the caller, as somebody with only those."""
         granted = permissions if permissions or who else PERMISSIONS
         who.setdefault("account_id", self.account_id)
-        caller = self.town.running.caller(principal(*granted, community_id=self.community_id, **who))
+        caller = self.town.running.caller(principal(*granted, community_id=self.community_id, modules=("points",), **who))
         return await caller.call(f"{CONTRACT.full_name}/{method}", request)
 
     async def publish(self, event: Message, **envelope: Any) -> str:
@@ -108,7 +108,7 @@ class Community:
         async def is_known() -> bool:
             async with self.town.running.transaction("points", self.community_id) as tx:
                 row = await tx.fetchval("SELECT version FROM known_households WHERE household_id = $1", household_id)
-                return row == version
+                return bool(row == version)
 
         await eventually(is_known)
         return household_id

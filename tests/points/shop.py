@@ -11,10 +11,8 @@ from linli.notification.v1.events_pb2 import Notified
 from linli.points.v1 import points_pb2 as pb
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
-from tests.points.arrange import Community
+from tests.points.arrange import CONTRACT, Community
 from tests.support import principal
-
-CONTRACT = pb.DESCRIPTOR.services_by_name["PointsService"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Resident:
         """Calls a method with what a resident may do."""
         household = {self.household_id: ["points.household.read"]} if self.household_id else {}
         who = principal(community_id=self.community.community_id, account_id=self.account_id, household=household, modules=["points"])
-        return await self.community.running.caller(who).call(f"{CONTRACT.full_name}/{method}", request, **metadata)
+        return await self.community.town.running.caller(who).call(f"{CONTRACT.full_name}/{method}", request, **metadata)
 
     async def redeem(self, item: pb.Item, quantity: int = 1, household_id: UUID | None = None) -> pb.Redemption:
         """Reserves some of an item."""
@@ -50,8 +48,7 @@ class Resident:
 
     async def told(self, kind: str) -> Notified:
         """What the resident is told of this kind; waits for it."""
-        event = await self.community.running.event(Notified, lambda e: e.message.account_id == str(self.account_id) and e.message.kind == kind)
-        return event.message
+        return (await self.community.notified(self.account_id, kind)).message
 
 
 def guest(community: Community) -> Resident:

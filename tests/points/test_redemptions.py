@@ -3,9 +3,11 @@
 import asyncio
 from datetime import UTC, timedelta
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
+from ledger.audit import audit
 from linli.points.v1 import points_pb2 as pb
 from servicekit.database import PLATFORM
 from servicekit.errors import Conflict, Denied, Invalid, NotFound, ServiceError
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(loop_scope="module")
 async def shop(community: Community) -> Community:
     """A community with rules: a reservation waits for 48 hours."""
-    await community.publish_rules(hold_hours=48)
+    await community.publish_rules(hold_hours=48, gift_daily_points_max=100, gift_monthly_points_max=100)
     return community
 
 
@@ -30,7 +32,7 @@ async def test_a_reservation_holds_points_and_stock_until_it_is_picked_up(shop: 
     points = await who.points()
     assert (points.points, points.held, await shelf(shop, coffee)) == (100, 60, (3, 2))
     assert (reserved.points, reserved.quantity, reserved.state) == (60, 2, pb.REDEMPTION_STATE_RESERVED)
-    assert reserved.expires_at.ToDatetime(UTC) == shop.clock.now + timedelta(hours=48)
+    assert reserved.expires_at.ToDatetime(UTC) == shop.town.clock.now + timedelta(hours=48)
     assert (reserved.item_name_zh, reserved.item_name_en, reserved.pickup_place) == ("现磨咖啡", "Coffee", "一号楼大厅")
     assert "现磨咖啡" in (await who.told("points.reserved")).text_zh
     assert await who.call("GetMyRedemption", pb.GetMyRedemptionRequest(redemption_id=reserved.redemption_id)) == reserved
@@ -67,15 +69,15 @@ async def test_a_reservation_that_is_given_up_frees_its_points_and_its_stock(sho
 async def test_an_expired_reservation_is_not_picked_up_before_the_timer_nor_after(shop: Community) -> None:
     who, coffee = await resident(shop, 30), await item(shop, stock=1)
     reserved = await who.redeem(coffee)
-    shop.clock.advance(hours=48)
+    shop.town.clock.advance(hours=48)
     with pytest.raises(Conflict) as refused:
         await pick_up(shop, reserved.pickup_code)
     assert refused.value.code == "points.reservation_expired"
-    async with shop.running.transaction("points", PLATFORM) as tx:
+    async with shop.town.running.transaction("points", PLATFORM) as tx:
         await redemption_operations.expire_reservations(tx)
     assert ((await who.points()).held, await shelf(shop, coffee)) == (0, (1, 0))
     (listed,) = (await who.call("ListMyRedemptions", pb.ListMyRedemptionsRequest())).redemptions
-    assert (listed.state, listed.pickup_code, listed.ended_at.ToDatetime(UTC)) == (pb.REDEMPTION_STATE_EXPIRED, "", shop.clock.now)
+    assert (listed.state, listed.pickup_code, listed.ended_at.ToDatetime(UTC)) == (pb.REDEMPTION_STATE_EXPIRED, "", shop.town.clock.now)
     assert listed.redemption_id in (await who.told("points.reservation_expired")).link
     for attempt in (
         pick_up(shop, reserved.pickup_code),
@@ -91,12 +93,12 @@ async def test_the_timer_ends_reservations_of_every_community_that_are_too_old_a
     await other.publish_rules(hold_hours=72)
     here, there = await resident(shop, 30), await resident(other, 60)
     await here.redeem(await item(shop))
-    late = await item(other, valid_until=shop.clock.now + timedelta(hours=1))
+    late = await item(other, valid_until=shop.town.clock.now + timedelta(hours=1))
     at_its_end = await there.redeem(late)
     assert at_its_end.expires_at == late.valid_until
     stays = await there.redeem(await item(other))
-    shop.clock.advance(hours=49)
-    async with shop.running.transaction("points", PLATFORM) as tx:
+    shop.town.clock.advance(hours=49)
+    async with shop.town.running.transaction("points", PLATFORM) as tx:
         await redemption_operations.expire_reservations(tx)
         assert tx.scope == PLATFORM
     assert ((await here.points()).held, (await there.points()).held) == (0, 30)
@@ -190,7 +192,7 @@ async def test_a_resident_has_no_more_of_an_item_than_its_limit_whoever_pays(sho
 
 
 async def test_what_is_not_offered_or_cannot_be_paid_is_not_redeemed(points: Town, shop: Community) -> None:
-    now, elsewhere = shop.clock.now, points.community()
+    now, elsewhere = shop.town.clock.now, points.community()
     who, poor, stranger = await resident(shop, 1000), await resident(shop), guest(shop)
     coffee = await item(shop, stock=1)
     hidden = await item(shop)
@@ -232,10 +234,10 @@ async def test_a_reservation_costs_what_it_cost_when_it_was_made(shop: Community
 
 
 async def test_only_members_who_pool_spend_what_their_household_has(shop: Community) -> None:
-    payer, other = await family(shop, 10, 10)
+    payer, other = await family(shop, 50, 10)
     stranger, coffee = await resident(shop, 100), await item(shop, stock=1)
     assert payer.household_id is not None
-    await shop.give(payer.household_id, 40)
+    await payer.give(40, payer.household_id)
     await payer.call("SetPooling", pb.SetPoolingRequest(household_id=str(payer.household_id), pools=True))
     for somebody, code in ((other, "points.not_pooling"), (stranger, "points.household_not_found")):
         with pytest.raises(ServiceError) as refused:
@@ -274,3 +276,13 @@ async def test_staff_list_redemptions_by_state_and_page_without_codes(shop: Comm
         await who.call("ListRedemptions", pb.ListRedemptionsRequest())
     with pytest.raises(NotFound):
         await guest(shop).call("GetMyRedemption", pb.GetMyRedemptionRequest(redemption_id=made[0].redemption_id))
+
+
+async def test_after_all_of_this_the_ledger_holds_what_must_always_hold(points: Town) -> None:
+    connection = await asyncpg.connect(points.running.database_urls["points"])
+    try:
+        findings = [finding async for finding in audit(connection)]
+    finally:
+        await connection.close()
+    assert len(findings) > 3
+    assert [finding for finding in findings if finding.broken] == []
