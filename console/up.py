@@ -175,7 +175,7 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
         mqtt_port=local.nats.mqtt_port or 0,
     )
     keep(current)
-    if not current.bins and "waste" in catalog.SERVICES:
+    if not current.bins:
         current = await seed_green(current)
         keep(current)
     return current

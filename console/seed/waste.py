@@ -17,10 +17,10 @@ ROLES = [
 ]
 # Device, name, building, latitude and longitude. One stands by the gate, at no building.
 BINS = [
-    ("demo-bin-1", "1号楼分类箱", "1号楼", 39.98312, 116.31584),
-    ("demo-bin-2", "2号楼分类箱", "2号楼", 39.98371, 116.31702),
-    ("demo-bin-3", "3号楼分类箱", "3号楼", 39.98248, 116.31731),
-    ("demo-bin-4", "东门分类箱", "", 39.98290, 116.31846),
+    ("demo-bin-1", "1号楼分类箱", "1号楼", 39.98412, 116.31384),
+    ("demo-bin-2", "2号楼分类箱", "2号楼", 39.98521, 116.31722),
+    ("demo-bin-3", "3号楼分类箱", "3号楼", 39.98148, 116.31561),
+    ("demo-bin-4", "东门分类箱", "", 39.98220, 116.32016),
 ]
 # What a compartment of 240 litres holds of each category, and one of 60 litres of hazardous waste.
 CAPACITY_GRAMS = {"recyclable": 24_000, "kitchen": 90_000, "hazardous": 15_000, "other": 45_000}
@@ -31,7 +31,7 @@ TRUCKS = [
     ("recyclable", "可回收物车", 1_500_000),
     ("hazardous", "有害垃圾车", 500_000),
 ]
-DEPOT = {"latitude": 39.96120, "longitude": 116.30150}
+DEPOT = {"latitude": 39.97730, "longitude": 116.30650}
 # How long news of who lives where may take from identity to waste: as long as identity takes to tell it all again.
 _NEWS_S = 150.0
 _ASK_AGAIN_S = 0.5

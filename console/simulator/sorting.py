@@ -33,7 +33,7 @@ _IN_A_DAY_GRAMS = 30_000
 # A real bin loses its connection now and then: some records are overtaken by later ones, some are sent again.
 _OVERTAKEN, _SENT_AGAIN = 0.06, 0.06
 _DELAY_S = (5.0, 40.0)
-_FILL_AT_START = (0.3, 0.8)
+_FILL_AT_START = (0.05, 0.85)
 _FULL, _EMPTIED_AFTER_S = 0.92, (20.0, 60.0)
 # The last bin's clock: wrong from the start, and gaining a second in two minutes.
 _AHEAD_S, _GAIN = 100.0, 1 / 120

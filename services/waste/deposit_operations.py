@@ -40,7 +40,7 @@ _DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """What a bin sent: as it said it, except that texts are shortened and hold no NUL. `said_us` is its clock's time, None without one."""
+    """What a bin sent: as it said it, except that long texts are shortened and none holds a NUL. `said_us` is its clock's time, None without one."""
 
     community_id: UUID
     device_id: str

@@ -1,7 +1,7 @@
 """The SQL of deposits, and of what they weighed in each month. Weights are grams."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -179,7 +179,7 @@ ON CONFLICT (community_id, month, building_id) DO UPDATE SET
 async def add_weights(tx: Transaction, added: Mapping[MonthOfBuilding, Weights]) -> None:
     """Adds to the sums; always in one order, so that two that add do not wait for each other."""
     rows = sorted(added.items(), key=lambda item: (item[0].community_id, item[0].month, str(item[0].building_id)))
-    columns = [list(column) for column in zip(*((*_key(key), *astuple(weights)) for key, weights in rows), strict=True)]
+    columns = [list(column) for column in zip(*((*_key(key), *weights.values()) for key, weights in rows), strict=True)]
     if columns:
         await tx.execute(_ADD_WEIGHTS, *columns)
 

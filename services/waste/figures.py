@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import date
 from typing import Final
 from uuid import UUID
@@ -25,10 +25,21 @@ class Weights:
     contaminated_deposits: int = 0
 
     def __add__(self, other: "Weights") -> "Weights":
-        return Weights(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Weights(*(mine + its for mine, its in zip(self.values(), other.values(), strict=True)))
 
     def __neg__(self) -> "Weights":
-        return Weights(*(-mine for mine in astuple(self)))
+        return Weights(*(-mine for mine in self.values()))
+
+    def values(self) -> tuple[int, ...]:
+        """All of it, in the order of the fields."""
+        return (
+            self.recyclable_grams,
+            self.kitchen_grams,
+            self.hazardous_grams,
+            self.other_grams,
+            self.deposits,
+            self.contaminated_deposits,
+        )
 
     @property
     def total_grams(self) -> int:

@@ -71,7 +71,9 @@ class _Watched:
 
 def learn(histories: Mapping[Key, History], until: datetime, zone: tzinfo) -> dict[Key, Habit]:
     """The habit of each compartment, from its readings of the eight weeks before `until` and from those of its category."""
-    watched = {key: _watch(history, until, zone) for key, history in histories.items()}
+    since = until - WINDOW
+    of_week = {hour: _hour_of_week(hour, zone) for hour in range(_hour(since), _hour(until) + 1)}
+    watched = {key: _watch(history, since, until, of_week) for key, history in histories.items()}
     by_category: dict[str, list[_Watched]] = defaultdict(list)
     for key, history in histories.items():
         by_category[history.category].append(watched[key])
@@ -80,10 +82,10 @@ def learn(histories: Mapping[Key, History], until: datetime, zone: tzinfo) -> di
     return {key: _habit(watched[key], means[history.category], patterns[history.category]) for key, history in histories.items()}
 
 
-def _watch(history: History, until: datetime, zone: tzinfo) -> _Watched:
+def _watch(history: History, since: datetime, until: datetime, of_week: Mapping[int, int]) -> _Watched:
     watched = _Watched([], [0] * _HOURS_OF_WEEK, [0] * _HOURS_OF_WEEK)
-    earliest, latest = until - WINDOW, min(until, history.heard_until)
-    readings = [reading for reading in history.readings if earliest <= reading.at <= latest]
+    latest = min(until, history.heard_until)
+    readings = [reading for reading in history.readings if since <= reading.at <= latest]
     if not readings:
         return watched
     risen: dict[int, int] = defaultdict(int)
@@ -98,10 +100,9 @@ def _watch(history: History, until: datetime, zone: tzinfo) -> _Watched:
             level = reading.fill_permille
     for hour in range(_hour(readings[0].at), _hour(latest) + 1):
         if hour not in full:
-            of_week = _hour_of_week(datetime.fromtimestamp(hour * 3600, UTC), zone)
-            watched.hours.append((of_week, risen[hour]))
-            watched.risen[of_week] += risen[hour]
-            watched.weeks[of_week] += 1
+            watched.hours.append((of_week[hour], risen[hour]))
+            watched.risen[of_week[hour]] += risen[hour]
+            watched.weeks[of_week[hour]] += 1
     return watched
 
 
@@ -110,8 +111,8 @@ def _hour(at: datetime) -> int:
     return int(at.timestamp()) // 3600
 
 
-def _hour_of_week(at: datetime, zone: tzinfo) -> int:
-    local = at.astimezone(zone)
+def _hour_of_week(hour: int, zone: tzinfo) -> int:
+    local = datetime.fromtimestamp(hour * 3600, zone)
     return local.weekday() * 24 + local.hour
 
 
@@ -128,7 +129,7 @@ def _pattern(those: Sequence[_Watched], mean: float) -> list[float]:
     """How many times the mean each hour of the week is."""
     risen = [sum(watched.risen[hour] for watched in those) for hour in range(_HOURS_OF_WEEK)]
     weeks = [sum(watched.weeks[hour] for watched in those) for hour in range(_HOURS_OF_WEEK)]
-    return [_times(*hour) for hour in zip(risen, (mean * n for n in weeks), strict=True)]
+    return _scaled([_times(*hour) for hour in zip(risen, (mean * n for n in weeks), strict=True)], 1.0)
 
 
 def _times(risen: float, expected: float) -> float:
@@ -139,8 +140,14 @@ def _times(risen: float, expected: float) -> float:
 def _habit(watched: _Watched, category_mean: float, pattern: Iterable[float]) -> Habit:
     mean = _mean([watched], category_mean)
     hours = zip(watched.risen, watched.weeks, (mean * times for times in pattern), strict=True)
-    rates = tuple(rate * _times(risen, weeks * rate) for risen, weeks, rate in hours)
-    return Habit(rates, _dispersion(watched, rates))
+    rates = _scaled([rate * _times(risen, weeks * rate) for risen, weeks, rate in hours], mean)
+    return Habit(tuple(rates), _dispersion(watched, rates))
+
+
+def _scaled(values: Sequence[float], mean: float) -> list[float]:
+    """The values with this mean: pulling each hour for itself moves it, and it is known better than they."""
+    factor = mean * len(values) / sum(values)
+    return [value * factor for value in values]
 
 
 def _dispersion(watched: _Watched, rates: Sequence[float]) -> float:
@@ -219,6 +226,5 @@ class Outlook:
 def look_ahead(habit: Habit, fill_permille: int, known_at: datetime, until: datetime, zone: tzinfo) -> Outlook:
     """What is expected until `until` of a compartment that was `fill_permille` full at `known_at`."""
     first, last = _hour(known_at), max(_hour(known_at), _hour(until))
-    hours = (datetime.fromtimestamp(hour * 3600, UTC) for hour in range(first, last + 1))
-    growth = tuple(accumulate((habit.rates[_hour_of_week(hour, zone)] for hour in hours), initial=0.0))
+    growth = tuple(accumulate((habit.rates[_hour_of_week(hour, zone)] for hour in range(first, last + 1)), initial=0.0))
     return Outlook(fill_permille, known_at, datetime.fromtimestamp(first * 3600, UTC), growth, habit.dispersion)

@@ -1,5 +1,6 @@
 """What waste does when it hears of something. Bins may say anything: what is no time or no text is made into one that can be kept."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -16,7 +17,9 @@ from services.waste.bin_operations import Report
 from services.waste.deposit_operations import Weighed
 from services.waste.operations import normal_card_number
 
+# Nothing that is right is longer. What is, is kept by its beginning and a digest of all, so that it is still told from others.
 _TEXT_LENGTH_MAX: Final = 128
+_BEGINNING: Final = 64
 
 
 async def judge_deposits_on_bin_deposited(tx: Transaction, events: Sequence[Received[BinDeposited]]) -> None:
@@ -59,7 +62,10 @@ def _report(event: Received[BinReported]) -> Report:
 
 
 def _text(text: str) -> str:
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:_TEXT_LENGTH_MAX]
+    clean = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if len(clean) <= _TEXT_LENGTH_MAX:
+        return clean
+    return f"{clean[:_BEGINNING]}…{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def _said_us(timestamp: Timestamp) -> int | None:

@@ -26,8 +26,8 @@ _SPEED_M_PER_H: Final = 15_000
 _SERVICE: Final = timedelta(minutes=3)
 _SECOND: Final = timedelta(seconds=1)
 _EARTH_RADIUS_M: Final = 6_371_000
-# What an hour of overflow may cost in driving: 3 km, a quarter of an hour of truck and crew.
-_OVERFLOW_MINUTE_M: Final = 50
+# What a minute of overflow may cost in driving: an hour is worth 6 km, the better part of an hour of truck and crew.
+_OVERFLOW_MINUTE_M: Final = 100
 # A stop costs as much of the crew's time as this way.
 _STOP_M: Final = 750
 # What lies beside a full bin is taken along, up to as much; more than that nobody expects to find.

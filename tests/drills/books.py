@@ -9,7 +9,7 @@ async def check_ledger(url: str) -> None:
     """Every invariant of the ledger holds in this database."""
     connection = await asyncpg.connect(url)
     try:
-        broken = [finding for finding in await audit(connection) if finding.broken]
+        broken = [finding async for finding in audit(connection) if finding.broken]
     finally:
         await connection.close()
     assert not broken, broken

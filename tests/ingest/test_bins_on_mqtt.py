@@ -246,6 +246,20 @@ async def test_a_message_that_is_too_long_is_not_kept_and_holds_nothing_up(smart
     assert smart_bin.heard() == [("short", 1240)]
 
 
+async def test_a_bin_gone_mad_is_counted_but_fills_no_disk(smart_bin: Bin, town: Fleet) -> None:
+    garbage = 300
+    await asyncio.gather(*(smart_bin.says("deposit", f"garbage {number}".encode()) for number in range(garbage)))
+
+    async def all_is_counted() -> bool:
+        await town.turn()
+        return (await town.device(smart_bin.device_id)).irregular_records == garbage
+
+    await eventually(all_is_counted)
+    async with town.running.transaction("ingest", town.community_id) as tx:
+        letters = await tx.fetch(DEAD, f"devices.{smart_bin.device_id}.deposit")
+    assert len(letters) < garbage
+
+
 async def test_what_is_weighed_while_ingest_is_away_is_heard_afterwards_as_of_when_it_came(smart_bin: Bin, town: Fleet) -> None:
     await smart_bin.weighs("before")
     await smart_bin.event(lambda found: found.record_id == "before")

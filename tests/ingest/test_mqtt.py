@@ -4,7 +4,8 @@ import asyncio
 import base64
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import nats
 import pytest
 from nats.aio.client import Client as NatsClient
 
-from linli.device.v1.events_pb2 import GateAcknowledged, PlateRead
+from linli.device.v1.events_pb2 import BinDeposited, GateAcknowledged, PlateRead
 from linli.ingest.v1.ingest_pb2 import DisableDeviceRequest
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured
+from servicekit.database import Transaction
 from servicekit.identifiers import new_id
+from services.ingest import store
+from services.ingest.devices import Kind
 from tests.ingest.broker import PASSWORDS, guarded_servers, mqtt, town_on_mqtt
 from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, info, push_body, second_instance, signed_command
 from tests.support import Servers, eventually, principal
@@ -178,6 +182,64 @@ async def test_only_the_right_secret_connects(guarded: Servers, tmp_path: Path) 
         client = NatsClient()
         with pytest.raises(nats.errors.Error):
             await client.connect(f"nats://{GATE}:{right}@{guarded.nats.host}:{guarded.nats.port}", allow_reconnect=False)
+        await client.close()
+
+
+async def test_devices_that_come_back_at_once_are_looked_up_together(
+    guarded: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with town_on_mqtt(guarded, tmp_path) as town:
+        secrets = {f"bin-{number}": await town.register(f"bin-{number}", Kind.BIN) for number in range(40)}
+        look_up, looked_up = store.select_known_devices, list[int]()
+
+        async def counted(tx: Transaction, device_ids: Sequence[str]) -> Any:
+            looked_up.append(len(device_ids))
+            return await look_up(tx, device_ids)
+
+        monkeypatch.setattr(store, "select_known_devices", counted)
+        async with AsyncExitStack() as stack:
+            await asyncio.gather(*(stack.enter_async_context(mqtt(guarded, *each)) for each in secrets.items()))
+        assert len(looked_up) < len(secrets)
+        await town.turn()
+        assert all([(await town.device(device_id)).online for device_id in secrets])
+
+
+async def test_what_the_broker_has_acknowledged_outlives_its_death(guarded: Servers, tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    async with town_on_mqtt(guarded, tmp_path) as town:
+        secret = await town.register("bin-1", Kind.BIN)
+
+        async def weigh(client: aiomqtt.Client, record_id: str) -> None:
+            await client.publish("devices/bin-1/deposit", json.dumps({"id": record_id, "grams": 500}), qos=1)
+            acknowledged.add(record_id)
+
+        with suppress(aiomqtt.MqttError):
+            async with mqtt(guarded, "bin-1", secret) as client:
+                records = [asyncio.create_task(weigh(client, f"record-{number}")) for number in range(3000)]
+                await asyncio.wait(records[:400])
+                guarded.nats.kill()
+                for record in records:
+                    record.cancel()
+                async for _ in client.messages:
+                    pass
+        guarded.nats.restart()
+
+        async def all_is_passed_on() -> bool:
+            return acknowledged <= await passed_on(guarded)
+
+        assert len(acknowledged) >= 400
+        await eventually(all_is_passed_on)
+
+
+async def passed_on(guarded: Servers) -> set[str]:
+    """The records of all deposits that were passed on."""
+    client = await nats.connect(guarded.nats.url)
+    try:
+        stream = client.jetstream()
+        state = (await stream.stream_info("DEVICE_DEPOSIT")).state
+        kept = await asyncio.gather(*(stream.get_msg("DEVICE_DEPOSIT", number + 1) for number in range(state.messages)))
+        return {BinDeposited.FromString(message.data or b"").record_id for message in kept}
+    finally:
         await client.close()
 
 

@@ -467,5 +467,6 @@ def _settings(folder: Path, keys: Keys, gateway: str, provider: str) -> Mapping[
         "LINLI_INGEST_GATE_PUBLIC_KEY": secrets.public_key("gate"),
         "LINLI_INGEST_IMAGES_URL": str(folder / "images"),
         "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
+        "LINLI_WASTE_CODE_KEY": secrets.key("waste-code"),
         "LINLI_PARKING_VISITOR_PASSES_MAX": "1000",
     }

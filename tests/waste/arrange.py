@@ -38,7 +38,7 @@ PERMISSIONS = [
 ]
 # Monday noon in Shanghai.
 NOON = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
-COMPARTMENTS: Mapping[str, events.Category] = {
+COMPARTMENTS = {
     "recyclable": events.CATEGORY_RECYCLABLE,
     "kitchen": events.CATEGORY_KITCHEN,
     "hazardous": events.CATEGORY_HAZARDOUS,

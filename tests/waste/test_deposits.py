@@ -130,7 +130,7 @@ async def test_who_has_moved_away_has_no_card_and_no_code(community: Community, 
     ],
 )
 async def test_a_weight_or_a_compartment_that_cannot_be_is_kept_and_judged(
-    community: Community, smart_bin: SmartBin, grams: int, compartment: str, state: pb.DepositState, concern: str
+    community: Community, smart_bin: SmartBin, grams: int, compartment: str, state: pb.DepositState.ValueType, concern: str
 ) -> None:
     card = await (await community.resident()).card()
     deposit = await smart_bin.weighs(grams, compartment, card=card)
@@ -268,6 +268,34 @@ async def test_the_same_id_with_other_content_leaves_the_first_as_it_is_and_is_s
     other_bin, other_community = await community.bin(), await community.town.community().bin()
     assert (await other_bin.weighs(1000, record_id="same")).state == COUNTED
     assert (await other_community.weighs(1000, record_id="same")).state == COUNTED
+
+
+async def test_deposits_of_several_communities_that_wait_together_are_each_their_own(community: Community) -> None:
+    places = [community, community.town.community(), community.town.community()]
+    residents = [await place.resident() for place in places]
+    cards = [await resident.card("SAMECARD") for resident in residents]
+    bins = [await place.bin() for place in places]
+    for nth in range(30):
+        for place, smart_bin, card in zip(places, bins, cards, strict=True):
+            await place.publish(smart_bin.weighing(1000 + nth, card=card, fill=10 * nth))
+
+    async def are_told() -> bool:
+        return all([len(await resident.counted()) == 30 for resident in residents])
+
+    await eventually(are_told)
+    for place, resident, smart_bin in zip(places, residents, bins, strict=True):
+        assert {each.account_id for each in await place.deposits()} == {str(resident.account_id)}
+        assert {each.bin_id for each in await place.deposits()} == {smart_bin.bin_id}
+        assert (await place.figures()).total.recyclable_grams == sum(range(1000, 1030))
+        told = [event for event in place.town.running.events(DepositCounted) if event.message.account_id == str(resident.account_id)]
+        assert {event.community_id for event in told} == {place.community_id}
+
+
+async def test_ids_of_any_length_are_told_apart(community: Community, smart_bin: SmartBin) -> None:
+    for end in ("1", "2", "1"):
+        await community.publish(smart_bin.weighing(100, record_id="r" * 300 + end))
+    await smart_bin.weighs(7)
+    assert sorted((each.grams, each.state) for each in await community.deposits()) == [(7, COUNTED), (100, COUNTED), (100, COUNTED)]
 
 
 async def test_lists_go_newest_first_page_by_page_and_by_bin_and_state(community: Community, smart_bin: SmartBin) -> None:
