@@ -1,13 +1,14 @@
-"""`python -m bench [FIGURE...]`: prints every figure, or those named: decision, ingest, telemetry, gateway, start."""
+"""`python -m bench [FIGURE...]`: prints every figure, or those named: decision, ingest, telemetry, gateway, start, ledger."""
 
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from bench import decision, gateway, ingest, start, telemetry
+from bench import decision, gateway, ingest, ledger, start, telemetry
 from bench.measure import report
 from console.up import Local, Options, local_platform
 from tests.support import UNLIMITED
@@ -19,6 +20,8 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "gateway": (gateway.measure, True),
     "start": (start.measure, True),
 }
+# Figures on servers of their own.
+ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"telemetry": telemetry.main, "ledger": ledger.main}
 
 
 async def _platform(names: list[str]) -> None:
@@ -34,14 +37,16 @@ async def _platform(names: list[str]) -> None:
 
 def main() -> None:
     """Runs the figures named on the command line."""
-    names = sys.argv[1:] or [*PLATFORM, "telemetry"]
-    unknown = [name for name in names if name not in PLATFORM and name != "telemetry"]
+    known = [*PLATFORM, *ALONE]
+    names = sys.argv[1:] or known
+    unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"no figure is called {', '.join(unknown)}; there are {', '.join([*PLATFORM, 'telemetry'])}")
+        sys.exit(f"no figure is called {', '.join(unknown)}; there are {', '.join(known)}")
     report("0 machine", python=sys.version.split()[0], platform=sys.platform)
     uvloop.run(_platform(names))
-    if "telemetry" in names:
-        uvloop.run(telemetry.main())
+    for name in names:
+        if name in ALONE:
+            uvloop.run(ALONE[name]())
 
 
 if __name__ == "__main__":

@@ -45,6 +45,21 @@ async def serve_grpc() -> None:
     await server.wait_for_termination()
 
 
+async def serve_echo() -> None:
+    """grpc.aio that answers what it was asked, in bytes."""
+
+    async def echo(body: bytes, _context: Any) -> bytes:
+        return body
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("bench.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}),)
+    )
+    server.add_insecure_port(os.environ["PEER_GRPC"])
+    await server.start()
+    await server.wait_for_termination()
+
+
 def fastapi_application() -> Any:
     """FastAPI with a Pydantic answer in front of grpc.aio."""
     from fastapi import FastAPI
@@ -108,8 +123,8 @@ def chain_application() -> Any:
 def main() -> None:
     """Runs one peer until it is killed."""
     kind = sys.argv[1]
-    if kind == "grpc":
-        uvloop.run(serve_grpc())
+    if kind in ("grpc", "echo"):
+        uvloop.run(serve_grpc() if kind == "grpc" else serve_echo())
         return
     host, _, port = os.environ["PEER_HTTP"].partition(":")
     application = fastapi_application() if kind == "fastapi" else chain_application()

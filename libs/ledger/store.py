@@ -23,14 +23,23 @@ class TurnLost(asyncpg.SerializationError):
 # takes its connection with it. Statements here touch as many rows as their arrays hold, which a plan for ten rows fits and one for
 # thousands, made anew each time, does not: it would read whole tables.
 TAKE_TURN = """
-SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
-    (SELECT count(pg_advisory_xact_lock($1::int, shard)) FROM (SELECT shard FROM unnest($2::int[]) AS shard ORDER BY shard) AS ordered)
+WITH taken AS MATERIALIZED (
+    SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+        (SELECT count(pg_advisory_xact_lock($1::int, shard)) FROM (SELECT shard FROM unnest($2::int[]) AS shard ORDER BY shard) AS ordered)
+)
+INSERT INTO ledger_turns AS turn (community_id, number)
+SELECT community_id, 1 FROM taken, unnest($3::uuid[]) AS community_id ORDER BY community_id
+ON CONFLICT (community_id) DO UPDATE SET number = turn.number + 1
+RETURNING community_id, number
 """
 
 
-async def take_turn(tx: Transaction, shards: Iterable[int]) -> None:
-    """Waits until nobody else writes to these shards, and keeps them until the transaction ends. Always in one order: nobody deadlocks."""
-    await tx.execute(TAKE_TURN, _LOCKS, sorted(shards))
+async def take_turn(tx: Transaction, shards: Iterable[int], community_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """Waits until nobody else writes to these shards, and keeps them until the transaction ends. Always in one order: nobody deadlocks.
+
+    Returns the number of each community's turn.
+    """
+    return {row[0]: row[1] for row in await tx.fetch(TAKE_TURN, _LOCKS, sorted(shards), list(community_ids))}
 
 
 INSERT_ACCOUNTS = """

@@ -1,7 +1,8 @@
 """The turn: who has it writes alone to the accounts of the communities in its shards, until its transaction ends."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -31,6 +32,8 @@ from servicekit.identifiers import derived_id
 EXPIRED_AT_ONCE: Final = 1000
 # How many requests are written at once, while the next ones are decided.
 STEP: Final = 128
+# How many accounts a writer remembers, a kilobyte each, before it begins anew.
+REMEMBERED_MAX: Final = 100_000
 
 
 def shard_of(community_id: UUID, shards: int) -> int:
@@ -38,16 +41,44 @@ def shard_of(community_id: UUID, shards: int) -> int:
     return community_id.int % shards
 
 
+class Memory:
+    """What one writer knows of accounts, from one turn to the next. Whoever fails in a turn forgets it all."""
+
+    def __init__(self) -> None:
+        self.books: dict[int, Book] = {}
+        # The latest instant of any of them.
+        self.latest: datetime | None = None
+        self._numbers: dict[UUID, int] = {}
+
+    def recall(self, numbers: Mapping[UUID, int]) -> None:
+        """Keeps only what still holds in a turn with these numbers: the accounts of communities where nobody else has had a turn since."""
+        stale = {community_id for community_id, number in numbers.items() if self._numbers.get(community_id) != number - 1}
+        if len(self.books) > REMEMBERED_MAX:
+            self.forget()
+        elif stale and self.books:
+            self.books = {key: book for key, book in self.books.items() if book.community_id not in stale}
+        self._numbers.update(numbers)
+
+    def see(self, recorded_at: datetime) -> None:
+        """An account was last changed at this instant."""
+        if self.latest is None or recorded_at > self.latest:
+            self.latest = recorded_at
+
+    def forget(self) -> None:
+        """Everything."""
+        self.books.clear()
+        self._numbers.clear()
+
+
 class Turn:
     """One transaction's turn, see `take_turn`. Not for two tasks at once."""
 
-    def __init__(self, tx: Transaction, taken: Collection[int], shards: int) -> None:
+    def __init__(self, tx: Transaction, community_ids: Collection[UUID], memory: Memory) -> None:
         self.tx = tx
-        self._taken = taken
-        self._shards = shards
+        self._community_ids = community_ids
         # What was loaded, as it is after all that was applied: nobody else changes it.
-        self._books: dict[int, Book] = {}
-        self._latest = tx.now
+        self._memory = memory
+        self._books = memory.books
 
     async def open_accounts(self, accounts: Sequence[Account]) -> None:
         """Opens accounts; one that is open already stays as it is.
@@ -73,7 +104,7 @@ class Turn:
         """The balances of those accounts that exist, in this turn's communities."""
         await self._load(account_ids)
         books = [self._books[account_id.int] for account_id in account_ids if account_id.int in self._books]
-        return {book.account_id: Balance(book.balance, book.held, book.version) for book in books if self._is_taken(book.community_id)}
+        return {book.account_id: Balance(book.balance, book.held, book.version) for book in books}
 
     async def apply(self, requests: Sequence[Request]) -> list[Receipt | ServiceError]:
         """Decides each request on its own, in order, and stores what it accepts. Answers stand in the order of the requests.
@@ -83,7 +114,8 @@ class Turn:
         """
         refusals = [check(request) for request in requests]
         stored = await self._load_for([request for request, refusal in zip(requests, refusals, strict=True) if refusal is None])
-        deciding = Deciding(self._books, stored, self.tx.now, self._latest)
+        self._memory.see(self.tx.now)
+        deciding = Deciding(self._books, stored, self.tx.now, self._memory.latest or self.tx.now)
         answers: list[Receipt | ServiceError] = []
         writing: asyncio.Task[None] | None = None
         try:
@@ -111,7 +143,7 @@ class Turn:
         """
         await self._load([account_id])
         book = self._books.get(account_id.int)
-        if book is None or not self._is_taken(book.community_id):
+        if book is None:
             raise error_of(Refusal.ACCOUNT_NOT_FOUND)
         if book.is_closed:
             return
@@ -125,9 +157,10 @@ class Turn:
         missing = {account_id for account_id in account_ids if account_id.int not in self._books}
         if missing:
             for book in await store.select_books(self.tx, missing):
-                self._books[book.account_id.int] = book
-                if book.recorded_at > self._latest:
-                    self._latest = book.recorded_at
+                # Of another community's accounts nothing is known for sure, and nothing may be told.
+                if book.community_id in self._community_ids:
+                    self._books[book.account_id.int] = book
+                    self._memory.see(book.recorded_at)
 
     async def _load_for(self, requests: Sequence[Request]) -> dict[UUID, StoredTransfer]:
         """Loads the accounts that requests touch, and returns the stored transfers that they name."""
@@ -160,22 +193,21 @@ class Turn:
             raise store.TurnLost("somebody wrote to the ledger without its turn") from error
 
     def _require(self, community_id: UUID) -> None:
-        if not self._is_taken(community_id):
+        if community_id not in self._community_ids:
             raise ValueError("the turn does not cover this community")
 
-    def _is_taken(self, community_id: UUID) -> bool:
-        return community_id.int % self._shards in self._taken
 
-
-async def take_turn(tx: Transaction, community_ids: Iterable[UUID], *, shards: int = 1) -> Turn:
+async def take_turn(tx: Transaction, community_ids: Iterable[UUID], *, shards: int = 1, memory: Memory | None = None) -> Turn:
     """Waits for the turn of the shards that these communities are in; it ends with the transaction.
 
     `shards` is one number for all who write to the same ledger. Take all the turns that a transaction needs at once, and before anything
-    is locked that somebody in his turn may wait for.
+    is locked that somebody in his turn may wait for. `memory` is that of a writer.
     """
-    taken = frozenset(shard_of(community_id, shards) for community_id in community_ids)
-    await store.take_turn(tx, taken)
-    return Turn(tx, taken, shards)
+    communities = frozenset(community_ids)
+    numbers = await store.take_turn(tx, {shard_of(community_id, shards) for community_id in communities}, communities)
+    memory = memory or Memory()
+    memory.recall(numbers)
+    return Turn(tx, communities, memory)
 
 
 def _is_same_account(account: Account, book: Book) -> bool:

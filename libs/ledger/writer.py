@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from ledger.turn import Turn, shard_of, take_turn
+from ledger.turn import Memory, Turn, shard_of, take_turn
 from servicekit import telemetry
 from servicekit.database import GIVE_WAY, PLATFORM, Database, forbid_in_transaction
 from servicekit.errors import Exhausted, ServiceError, Unavailable
@@ -18,7 +18,8 @@ R = TypeVar("R")
 A = TypeVar("A")
 Decide = Callable[[Turn, Sequence[R]], Awaitable[Sequence[A | ServiceError]]]
 
-GROUP_MAX: Final = 256
+# Of the sizes of its requests. Larger groups gain nothing more, and make everybody in them wait.
+GROUP_MAX: Final = 1_000
 WAITING_MAX: Final = 20_000
 _ATTEMPTS = 5
 
@@ -50,6 +51,7 @@ class Writer(Generic[R, A]):
         self._waiting_max = waiting_max
         self._waiting: list[deque[_Waiting[R, A]]] = [deque() for _ in range(shards)]
         self._sizes = [0] * shards
+        self._memories = [Memory() for _ in range(shards)]
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -122,15 +124,19 @@ class Writer(Generic[R, A]):
     async def _commit(self, group: Sequence[_Waiting[R, A]]) -> Sequence[A | ServiceError]:
         communities = {waiting.community_id for waiting in group}
         requests = [waiting.request for waiting in group]
+        memory = self._memories[shard_of(group[0].community_id, self._shards)]
         for _ in range(_ATTEMPTS):
             try:
                 async with self._database.transaction(PLATFORM) as tx:
-                    turn = await take_turn(tx, communities, shards=self._shards)
+                    turn = await take_turn(tx, communities, shards=self._shards, memory=memory)
                     answers = await self._decide(turn, requests)
                     if len(answers) != len(requests):
                         raise RuntimeError("a decision without an answer for each request")
                 return answers
-            except GIVE_WAY as error:
+            except BaseException as error:
+                memory.forget()
+                if not isinstance(error, GIVE_WAY):
+                    raise
                 telemetry.log.warning("ledger_group_again", service=self._database.service, error=telemetry.describe(error))
         raise _unavailable()
 

@@ -1,8 +1,9 @@
 """What gates answer to commands over MQTT. Pure."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from linli.device.v1.events_pb2 import GateAcknowledged
@@ -20,12 +21,11 @@ _OUTCOMES: Final = {
 }
 
 
-def read_acknowledgement(known: KnownDevice, body: bytes, received_at: datetime) -> tuple[UUID, GateAcknowledged]:
+def read_acknowledgement(known: KnownDevice, said: Mapping[str, Any], received_at: datetime) -> tuple[UUID, GateAcknowledged]:
     """What a gate did with a command, and the event's id. Raises Unusable.
 
     The first answer counts: a gate that gets its command again refuses the repetition, which changes nothing.
     """
-    said = loose.document(body)
     command_id, outcome = said.get("command_id"), said.get("outcome")
     if not isinstance(command_id, str) or not _COMMAND_ID.fullmatch(command_id):
         raise loose.Unusable("command_id")

@@ -23,13 +23,12 @@ _INT64_MAX: Final = 2**63 - 1
 _TEMPERATURE_MAX_C: Final = 1000
 
 
-def read_deposit(known: KnownDevice, body: bytes, received_at: datetime) -> tuple[UUID, BinDeposited]:
+def read_deposit(known: KnownDevice, said: Mapping[str, Any], received_at: datetime) -> tuple[UUID, BinDeposited]:
     """A deposit, and the event's id. Raises Unusable.
 
     The id is made of what the bin said: the same record sent again is the same event, and a record whose id was used for another is an
     event of its own, so that waste hears of it.
     """
-    said = loose.document(body)
     deposited = BinDeposited(
         device_id=known.device_id,
         record_id=_record_id(said),
@@ -49,9 +48,8 @@ def read_deposit(known: KnownDevice, body: bytes, received_at: datetime) -> tupl
     return event_id, deposited
 
 
-def read_status(known: KnownDevice, body: bytes, received_at: datetime) -> tuple[UUID, BinReported]:
-    """How a bin is, and the event's id. Raises Unusable for what is no JSON object; details that cannot be read are left out."""
-    said = loose.document(body)
+def read_status(known: KnownDevice, said: Mapping[str, Any], received_at: datetime) -> tuple[UUID, BinReported]:
+    """How a bin is, and the event's id. What cannot be read is left out."""
     reported = BinReported(device_id=known.device_id, smoke=loose.flag(said.get("smoke"), False))
     fill = said.get("fill")
     if isinstance(fill, dict):

@@ -16,7 +16,8 @@ import msgspec
 from servicekit import telemetry
 from servicekit.errors import Internal, Invalid, NotFound, ServiceError, Unavailable
 from servicekit.service import Asgi
-from services.ingest import loose
+from services.ingest.documents import read_document
+from services.ingest.loose import Unusable
 
 _BODY_S = 10.0
 _REQUESTS_MAX = 2000
@@ -207,8 +208,8 @@ def malformed() -> Invalid:
 def document(body: bytes) -> dict[str, Any]:
     """A body as a JSON object. UTF-8, or else GB18030, in which some cameras write plates. Raises Invalid."""
     try:
-        return loose.document(body)
-    except loose.Unusable:
+        return read_document(body)
+    except Unusable:
         raise malformed() from None
 
 

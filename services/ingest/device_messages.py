@@ -9,11 +9,11 @@ is counted, and what of it was kept goes to the dead letters.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -30,6 +30,7 @@ from servicekit.errors import Unavailable
 from servicekit.messaging import STREAM_AGE_S
 from services.ingest import acknowledgements, bins, store
 from services.ingest.devices import DEVICE_ID, Kind, KnownDevice
+from services.ingest.documents import read_document
 from services.ingest.intake import Intake
 from services.ingest.loose import Unusable
 
@@ -41,7 +42,7 @@ class Topic:
     name: str
     kind: Kind
     # The observation in a message that came at an instant, and the id of its event. Raises Unusable.
-    read: Callable[[KnownDevice, bytes, datetime], tuple[UUID, Message]]
+    read: Callable[[KnownDevice, Mapping[str, Any], datetime], tuple[UUID, Message]]
     # Whether the broker keeps what comes until it is heard.
     is_kept: bool = True
 
@@ -230,7 +231,7 @@ class DeviceMessages:
             # The broker's clock and ours agree.
             received_at = message.metadata.timestamp if topic.is_kept else self._intake.clock()
             try:
-                readable.append((message, *topic.read(known, message.data, received_at)))
+                readable.append((message, *topic.read(known, read_document(message.data), received_at)))
             except Unusable as error:
                 unusable.append((message, error.field or "no JSON object"))
             except Exception as error:  # Whatever a device sends holds back no other.

@@ -10,8 +10,6 @@ from datetime import UTC, datetime, tzinfo
 from math import isfinite
 from typing import Any
 
-import msgspec
-
 TEXT_LENGTH_MAX = 200
 _INTEGER_MAX = 10**50
 _NUMBER = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?", re.ASCII)
@@ -40,22 +38,6 @@ def text(value: object) -> str:
         return ""
     plain = str(value)[: 4 * TEXT_LENGTH_MAX]
     return "".join(c for c in plain if c.isprintable()).strip()[:TEXT_LENGTH_MAX]
-
-
-def document(body: bytes) -> dict[str, Any]:
-    """A body as a JSON object. UTF-8, or else GB18030, in which some devices write. Raises Unusable."""
-    for encoding in ("utf-8-sig", "gb18030"):
-        try:
-            # Some count the NUL at the end of a text in C in.
-            value = msgspec.json.decode(body.rstrip(b"\0").decode(encoding))
-        except UnicodeDecodeError:
-            continue
-        except (msgspec.DecodeError, RecursionError):
-            break
-        if isinstance(value, dict):
-            return value
-        break
-    raise Unusable("")
 
 
 def number(value: object) -> int | float | None:

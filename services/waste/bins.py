@@ -132,7 +132,8 @@ def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Fill
         before = known.get(told.compartment)
         if before is None:
             continue
-        if before.fill_at is not None and told.at <= before.fill_at:
+        # Bins tell the time in seconds: of what was told for one, the last to come holds.
+        if before.fill_at is not None and told.at < before.fill_at:
             levels.append(told)
             continue
         after = replace(before, fill_permille=told.permille, fill_at=told.at)

@@ -40,7 +40,7 @@ _DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """What a bin sent: as it said it, except that long texts are shortened and none holds a NUL. `said_us` is its clock's time, None without one."""
+    """What a bin sent, as it said it; long texts are shortened and none holds a NUL. `said_us` is its clock's time, None without one."""
 
     community_id: UUID
     device_id: str
@@ -109,8 +109,8 @@ async def _unknown(tx: Transaction, arrived: Sequence[Weighed]) -> list[_Fresh]:
     """Those of which nothing is known yet. What says something else under a known id goes by an id of its own."""
     keyed = []
     for weighed in arrived:
-        parts, content = ("deposit", str(weighed.community_id), weighed.device_id, weighed.record_id), weighed.content
-        keyed.append((weighed, content, derived_id(*parts), derived_id(*parts, content.hex())))
+        record, content = (str(weighed.community_id), weighed.device_id, weighed.record_id), weighed.content
+        keyed.append((weighed, content, derived_id("deposit", *record), derived_id("id_reused", content.hex(), *record)))
     known = await deposit_store.find_contents(tx, [each for *_, first, other in keyed for each in (first, other)])
     fresh: list[_Fresh] = []
     for weighed, content, deposit_id, other_id in keyed:

@@ -33,7 +33,7 @@ _STOP_M: Final = 750
 # What lies beside a full bin is taken along, up to as much; more than that nobody expects to find.
 _TAKEN_PERMILLE_MAX: Final = 1500
 # More bins of one category than a night's rounds can reach: the search stays quick, the rest is left out.
-_SITES_MAX: Final = 500
+_SITES_MAX: Final = 300
 # The rounds of a community are found long before. The seed is fixed so that the same night has the same plan.
 _SEARCH_S: Final = 2.0
 _ITERATIONS_IN_VAIN: Final = 500
@@ -151,7 +151,7 @@ class _Site:
 
 
 def plan_night(night: Night) -> Plan:
-    """Plans the rounds of a night. Takes up to about two seconds for each category, most of it without the interpreter's lock.
+    """Plans the rounds of a night. Takes two to four seconds for each category at most, half of it without the interpreter's lock.
 
     A compartment that is expected to be full before the following night ends is left only when no truck can take it beside others like it.
     """

@@ -17,7 +17,6 @@ from tests.journeys.people import Phone, Town
 
 # How long something that is tried again and again may take, kills or not.
 DEADLINE_S = 180.0
-KILL_EVERY_S = (2.0, 5.0)
 
 
 async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -36,11 +35,11 @@ async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @asynccontextmanager
-async def killing(local: Local) -> AsyncIterator[dict[str, int]]:
-    """For as long as the block, kills a service or a server every few seconds with SIGKILL. Counts whom."""
+async def killing(local: Local, every_s: tuple[float, float]) -> AsyncIterator[dict[str, int]]:
+    """For as long as the block, kills a service or a server with SIGKILL, at intervals within these bounds. Counts whom."""
     kills: dict[str, int] = {}
     done = asyncio.Event()
-    killer = asyncio.create_task(_kill_until(done, local, kills))
+    killer = asyncio.create_task(_kill_until(done, local, every_s, kills))
     try:
         yield kills
     finally:
@@ -48,12 +47,12 @@ async def killing(local: Local) -> AsyncIterator[dict[str, int]]:
         await killer
 
 
-async def _kill_until(done: asyncio.Event, local: Local, kills: dict[str, int]) -> None:
+async def _kill_until(done: asyncio.Event, local: Local, every_s: tuple[float, float], kills: dict[str, int]) -> None:
     chance = random.Random(7)
     names = [name for name in local.children if name != "provider"]
     while not done.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(done.wait(), chance.uniform(*KILL_EVERY_S))
+            await asyncio.wait_for(done.wait(), chance.uniform(*every_s))
             return
         victim = chance.choice([*names, "nats", "postgres"])
         kills[victim] = kills.get(victim, 0) + 1

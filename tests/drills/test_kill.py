@@ -24,6 +24,7 @@ from tests.support import UNLIMITED, eventually
 EXITS = int(os.environ.get("LINLI_DRILL_EXITS", "120"))
 LANES = 10
 AT_ONCE = 24
+KILL_EVERY_S = (2.0, 5.0)
 
 
 class Drill:
@@ -83,7 +84,7 @@ async def test_every_car_gets_out_and_every_charge_is_paid_once_whatever_is_kill
             async with places:
                 await drill.drive(number)
 
-        async with killing(local) as kills:
+        async with killing(local, KILL_EVERY_S) as kills:
             await asyncio.gather(*(trip(number) for number in range(EXITS)))
         print("killed:", kills)
         assert sum(kills.values()) >= min(5, EXITS // 100), kills

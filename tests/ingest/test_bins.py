@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from linli.device.v1.events_pb2 import BinDeposited, BinReported
 from services.ingest.bins import COMPARTMENTS_MAX, read_deposit, read_status
 from services.ingest.devices import Kind, KnownDevice
+from services.ingest.documents import read_document
 from services.ingest.loose import Unusable
 
 BIN = KnownDevice("bin-1", uuid.UUID(int=1), Kind.BIN, False, b"", b"", None, None, None, None)
@@ -33,12 +34,12 @@ def event_id(received_at: datetime = RECEIVED_AT, **changed: Any) -> uuid.UUID:
 
 def read(received_at: datetime, **changed: Any) -> tuple[uuid.UUID, BinDeposited]:
     said = {name: value for name, value in {**DEPOSIT, **changed}.items() if value is not None}
-    return read_deposit(BIN, json.dumps(said).encode(), received_at)
+    return read_deposit(BIN, said, received_at)
 
 
-def status(said: Any) -> BinReported:
+def status(said: dict[str, Any]) -> BinReported:
     """What is passed on of a status."""
-    return read_status(BIN, json.dumps(said).encode(), RECEIVED_AT)[1]
+    return read_status(BIN, said, RECEIVED_AT)[1]
 
 
 def instant(timestamp: Timestamp) -> datetime:
@@ -135,13 +136,13 @@ NO_DEPOSITS: list[dict[str, Any]] = [
 )
 def test_what_cannot_be_a_deposit_is_unusable(body: bytes) -> None:
     with pytest.raises(Unusable):
-        read_deposit(BIN, body, RECEIVED_AT)
+        read_deposit(BIN, read_document(body), RECEIVED_AT)
 
 
 def test_text_may_begin_with_a_byte_order_mark_end_with_a_nul_or_be_gb18030() -> None:
     body = json.dumps({**DEPOSIT, "compartment": "可回收物"}, ensure_ascii=False)
     for written in (b"\xef\xbb\xbf" + body.encode() + b"\0", body.encode("gb18030")):
-        assert read_deposit(BIN, written, RECEIVED_AT)[1].compartment == "可回收物"
+        assert read_deposit(BIN, read_document(written), RECEIVED_AT)[1].compartment == "可回收物"
 
 
 values = st.recursive(
@@ -153,12 +154,11 @@ values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["id", "card", "code", "compartment", "grams", "fill", "at", "smoke", "temperature_c"]), values))
 def test_whatever_a_bin_says_is_read_or_unusable_and_never_breaks_anything(said: dict[str, Any]) -> None:
-    body = json.dumps(said).encode()
     with suppress(Unusable):
-        _, found = read_deposit(BIN, body, RECEIVED_AT)
+        _, found = read_deposit(BIN, said, RECEIVED_AT)
         assert found.record_id
         assert -1 <= found.fill_permille <= 1000
-    assert read_status(BIN, body, RECEIVED_AT)[1].HasField("occurred_at")
+    assert read_status(BIN, said, RECEIVED_AT)[1].HasField("occurred_at")
 
 
 def test_a_status_is_passed_on_with_what_can_be_read_of_it() -> None:

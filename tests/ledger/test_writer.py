@@ -10,6 +10,7 @@ import pytest
 
 import ledger
 from ledger import Receipt, Resolution, Transfer, Turn, TurnLost, Writer
+from ledger.turn import Memory
 from servicekit.database import Database, open_database
 from servicekit.errors import Exhausted, ServiceError, Unavailable
 from tests.ledger.books import Books, PlainWriter, decide
@@ -165,7 +166,7 @@ async def test_who_writes_without_the_turn_makes_the_one_who_has_it_begin_again(
             turn = await ledger.take_turn(tx, [books.community_id])
             await turn.balances([resident])
             async with books.database.transaction(books.community_id) as intruder:
-                other = Turn(intruder, [0], 1)  # As if it had the turn.
+                other = Turn(intruder, [books.community_id], Memory())  # As if it had the turn.
                 await other.apply([books.transfer(books.issuer, resident, 1)])
             await turn.apply([books.transfer(resident, books.issuer, 5)])
 
@@ -218,3 +219,14 @@ async def test_who_vanishes_in_its_turn_loses_it_within_seconds(books: Books) ->
         with pytest.raises(Unavailable):
             await vanish(theirs)
     assert (await books.balance(resident)).balance == 1
+
+
+async def test_a_writer_forgets_what_others_have_changed_since(books: Books) -> None:
+    resident, writer = await books.open(), books.writer()
+    for _ in range(3):
+        await writer.submit(books.community_id, books.transfer(books.issuer, resident, 1))
+        await books.apply(books.transfer(resident, books.issuer, 1))
+        with pytest.raises(ServiceError, match=r"ledger\.insufficient"):
+            await writer.submit(books.community_id, books.transfer(resident, books.issuer, 1))
+        await books.apply(books.transfer(books.issuer, resident, 1))
+        await writer.submit(books.community_id, books.transfer(resident, books.issuer, 1))

@@ -1,5 +1,6 @@
 """What bins weigh: whose it is, whether it counts, and that whatever they send is kept once and stops nothing."""
 
+import asyncio
 import random
 from datetime import UTC, timedelta
 
@@ -8,8 +9,10 @@ import pytest
 from linli.device.v1.events_pb2 import BinDeposited
 from linli.waste.v1 import waste_pb2 as pb
 from linli.waste.v1.events_pb2 import CATEGORY_KITCHEN, CATEGORY_UNSPECIFIED, DepositCounted
-from servicekit.errors import Conflict, NotFound
+from servicekit.database import PLATFORM
+from servicekit.errors import Conflict, NotFound, Unavailable
 from servicekit.identifiers import new_id
+from services.waste.deposit_operations import Weighed, take_deposits
 from tests.support import eventually
 from tests.waste.arrange import NOON, Community, SmartBin
 
@@ -294,7 +297,12 @@ async def test_deposits_of_several_communities_that_wait_together_are_each_their
 async def test_ids_of_any_length_are_told_apart(community: Community, smart_bin: SmartBin) -> None:
     for end in ("1", "2", "1"):
         await community.publish(smart_bin.weighing(100, record_id="r" * 300 + end))
-    await smart_bin.weighs(7)
+    await community.publish(smart_bin.weighing(7))
+
+    async def is_last_kept() -> bool:
+        return any(each.grams == 7 for each in await community.deposits())
+
+    await eventually(is_last_kept)
     assert sorted((each.grams, each.state) for each in await community.deposits()) == [(7, COUNTED), (100, COUNTED), (100, COUNTED)]
 
 
@@ -331,3 +339,41 @@ async def test_an_unknown_bin_is_not_found_by_anybody_who_approaches(community: 
 async def test_a_guest_has_no_code(community: Community) -> None:
     with pytest.raises(Conflict, match=r"waste\.not_a_resident"):
         await community.call("CreateIdentificationCode", pb.CreateIdentificationCodeRequest(), account_id=new_id(), permissions=())
+
+
+@pytest.mark.parametrize("is_registered", [True, False])
+async def test_two_processes_that_take_the_same_deposit_at_once_keep_it_once(community: Community, is_registered: bool) -> None:
+    weighed = Weighed(
+        community_id=community.community_id,
+        device_id=(await community.bin()).device_id if is_registered else "bin-of-nobody",
+        record_id="twice",
+        card_number="",
+        code="",
+        compartment="other",
+        grams=1000,
+        fill_permille=-1,
+        said_us=None,
+        received_at=NOON,
+    )
+    running = community.town.running
+
+    async def take() -> None:
+        async with running.transaction("waste", PLATFORM) as tx:
+            await take_deposits(tx, [weighed])
+
+    async def one_waits() -> bool:
+        async with running.transaction("waste", PLATFORM) as tx:
+            return bool(await tx.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+    async with running.transaction("waste", PLATFORM) as tx:
+        await take_deposits(tx, [weighed])
+        second = asyncio.create_task(take())
+        await eventually(one_waits)
+    if is_registered:
+        await second
+    else:
+        # Nobody can lock what is not in the register: the batch of the second is delivered again, and finds that it is known.
+        with pytest.raises(Unavailable):
+            await second
+        await take()
+    assert [deposit.grams for deposit in await community.deposits()] == [1000]

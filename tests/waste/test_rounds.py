@@ -102,6 +102,11 @@ def test_a_truck_takes_what_is_expected_when_it_comes() -> None:
     assert plan.rounds[0].load_grams == 180_000
 
 
+def test_a_truck_takes_what_fits_when_it_comes_even_if_it_would_not_at_the_nights_end() -> None:
+    plan = plan_night(night([truck(capacity_grams=2 * FULL_BIN_G * 1050 // 1000)], [full(1), full(2)]))
+    assert sorted(visited(plan)) == [bin_id(1), bin_id(2)]
+
+
 def test_of_a_bin_that_has_overflowed_for_days_no_more_is_expected_than_half_as_much_again() -> None:
     plan = plan_night(night([truck()], [steady(bin_id(1), GATE, 1000, 50, EVENING - 10 * DAY)]))
     assert plan.rounds[0].load_grams == FULL_BIN_G * 3 // 2

@@ -73,4 +73,12 @@ CREATE TABLE ledger_holds (
 CREATE INDEX ledger_holds_until ON ledger_holds (pending_until);
 SELECT wall('ledger_holds');
 
+-- How many turns each community's accounts have had. A writer that finds the number one above the one it left knows that nobody has
+-- written since, and that what it remembers of the accounts still holds.
+CREATE TABLE ledger_turns (
+    community_id uuid PRIMARY KEY,
+    number bigint NOT NULL
+) WITH (fillfactor = 50);
+SELECT wall('ledger_turns');
+
 -- migrate:down

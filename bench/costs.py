@@ -1,0 +1,162 @@
+"""Where the time goes: the CPU that each process of the platform takes, and which part of the code takes it inside of one.
+
+`python -m bench.costs FILE MODULE ARGUMENT...` runs a module as a program and, each time it gets SIGUSR1, writes what its code has spent.
+The kernel interrupts it after every two milliseconds of CPU (SIGPROF), and what its main thread has spent since then is counted to what it
+is doing. No call is slowed down, as by a tracing profiler; what is done in C is counted to the Python that asked for it, or that it wakes.
+"""
+
+import asyncio
+import os
+import runpy
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import msgspec
+import psutil
+
+from console.processes import Child
+from console.up import READY_S, Local
+
+_EVERY_S: Final = 0.002
+_WRITE_S: Final = 10.0
+# What any frame of a stack says of all of it; then what the innermost frame that is known says.
+_WHOLE: Final = (
+    ("servicekit/outbox.py", "events"),
+    ("servicekit/messaging.py", "events"),
+    ("servicekit/events.py", "events"),
+    ("points/notices.py", "events"),
+    ("nats/", "events"),
+)
+_PARTS: Final = (
+    ("asyncpg/", "SQL"),
+    ("servicekit/database.py", "SQL"),
+    ("store.py", "SQL"),
+    ("ledger/", "ledger"),
+    ("protovalidate/", "validation"),
+    ("celpy/", "validation"),
+    ("servicekit/auth.py", "authentication"),
+    ("servicekit/rpc.py", "gRPC"),
+    ("grpc/", "gRPC"),
+    ("services/", "rules"),
+)
+_FUNCTIONS: Final = {"write_events": "events", "validate": "validation", "publish": "events"}
+
+
+class Spent(msgspec.Struct):
+    """CPU seconds: of the whole process, of its main thread by part of the code, and by function."""
+
+    process_s: float
+    parts_s: dict[str, float]
+    functions_s: dict[str, float]
+
+
+def _part(frame: FrameType | None) -> str:
+    innermost = ""
+    while frame is not None:
+        path, name = frame.f_code.co_filename, frame.f_code.co_name
+        for known, part in _WHOLE:
+            if known in path:
+                return part
+        if name in _FUNCTIONS and "/servicekit/" in path:
+            return _FUNCTIONS[name]
+        if not innermost:
+            innermost = next((part for known, part in _PARTS if known in path), "")
+        frame = frame.f_back
+    return innermost or "event loop and the rest"
+
+
+def _function(frame: FrameType | None) -> str:
+    """The innermost function that is ours."""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if "/services/" in path or "/libs/" in path:
+            return f"{'/'.join(path.split('/')[-2:])}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return "none of ours"
+
+
+def main() -> None:
+    """Runs a program under the sampler."""
+    file, sys.argv = Path(sys.argv[1]), sys.argv[2:]
+    parts, functions = Counter[str](), Counter[str]()
+    last = time.thread_time()
+
+    def sample(_number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.thread_time()
+        parts[_part(frame)] += now - last  # type: ignore[assignment]
+        functions[_function(frame)] += now - last  # type: ignore[assignment]
+        last = now
+
+    def write(_number: int, _frame: FrameType | None) -> None:
+        new = file.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(Spent(time.process_time(), dict(parts), dict(functions))))
+        new.rename(file)
+
+    signal.signal(signal.SIGPROF, sample)
+    signal.siginterrupt(signal.SIGPROF, False)
+    signal.signal(signal.SIGUSR1, write)
+    signal.setitimer(signal.ITIMER_PROF, _EVERY_S, _EVERY_S)
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+@asynccontextmanager
+async def sampled(local: Local, names: Sequence[str]) -> AsyncIterator[dict[str, Path]]:
+    """Runs services under the sampler for as long as the block. Yields the file of each, see `spent`."""
+    plain = {name: local.children[name] for name in names}
+    files = {name: local.folder / f"{name}.spent" for name in names}
+
+    async def replace(name: str, command: Sequence[str]) -> None:
+        await local.children[name].stop()
+        old = plain[name]
+        child = local.children[name] = Child(name, [*command], old.environment, old.log, old.ready_url)
+        child.start()
+        await child.ready(READY_S)
+
+    await asyncio.gather(*(replace(name, ["bench.costs", str(files[name]), *plain[name].command]) for name in names))
+    try:
+        yield files
+    finally:
+        await asyncio.gather(*(replace(name, plain[name].command) for name in names))
+
+
+async def spent(local: Local, name: str, file: Path) -> Spent:
+    """What a service under the sampler has spent until now."""
+    file.unlink(missing_ok=True)
+    pid = local.children[name].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGUSR1)
+    async with asyncio.timeout(_WRITE_S):
+        while not file.exists():
+            await asyncio.sleep(0.01)
+    return msgspec.json.decode(file.read_bytes(), type=Spent)
+
+
+def cpu_seconds(local: Local) -> dict[str, float]:
+    """The CPU that each process has taken until now: services by name, the servers, and this one, which makes the load."""
+    pids = {name: child.pid for name, child in local.children.items()}
+    pids |= {"nats": local.nats.pid, "load": os.getpid()}
+    seconds = {name: _seconds(pid) for name, pid in pids.items() if pid is not None}
+    assert local.postgres.pid is not None
+    backends = psutil.Process(local.postgres.pid).children()
+    seconds["postgres"] = _seconds(local.postgres.pid, with_ended=True) + sum(_seconds(backend.pid) for backend in backends)
+    return seconds
+
+
+def _seconds(pid: int, *, with_ended: bool = False) -> float:
+    with suppress(psutil.NoSuchProcess):
+        times = psutil.Process(pid).cpu_times()
+        ended = times.children_user + times.children_system if with_ended else 0.0
+        return float(times.user + times.system + ended)
+    return 0.0
+
+
+if __name__ == "__main__":
+    main()
