@@ -11,7 +11,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 from time import perf_counter
@@ -113,20 +112,16 @@ async def move_in(local: Local) -> list[uuid.UUID]:
 Work = Callable[[int], Awaitable[bool]]
 
 
-@dataclass(slots=True)
 class Granting:
     """What callers of points do; each call goes out on one of several connections."""
 
-    residents: Sequence[uuid.UUID]
-    channels: Sequence[grpc.aio.Channel]
-    token: str
-    # Refusals by their code.
-    refusals: Counter[str]
-
-    def __post_init__(self) -> None:
-        self._names = itertools.cycle([str(resident) for resident in self.residents])
-        self._single = [channel.unary_unary(f"{SERVICE}/GrantPoints") for channel in self.channels]
-        self._batch = [channel.unary_unary(f"{SERVICE}/GrantPointsInBatch") for channel in self.channels]
+    def __init__(self, residents: Sequence[uuid.UUID], channels: Sequence[grpc.aio.Channel], token: str) -> None:
+        # Refusals by their code.
+        self.refusals: Counter[str] = Counter()
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._names = itertools.cycle([str(resident) for resident in residents])
+        self._single = [channel.unary_unary(f"{SERVICE}/GrantPoints") for channel in channels]
+        self._batch = [channel.unary_unary(f"{SERVICE}/GrantPointsInBatch") for channel in channels]
 
     def request(self) -> pb.GrantPointsRequest:
         """Ten points for the next resident."""
@@ -149,7 +144,7 @@ class Granting:
 
     async def _call(self, method: Any, request: Any) -> bytes | None:
         try:
-            answer: bytes = await method(request.SerializeToString(), metadata=(("authorization", f"Bearer {self.token}"),), timeout=20)
+            answer: bytes = await method(request.SerializeToString(), metadata=self._metadata, timeout=20)
             return answer
         except grpc.aio.AioRpcError as error:
             self.refusals[error.code().name] += 1
@@ -184,7 +179,7 @@ async def measure(local: Local) -> None:
         channels_to(address) as bare,
         channels_to(local.addresses.of("points")) as channels,
     ):
-        granting = Granting(residents, channels, await sign_in(local), Counter())
+        granting = Granting(residents, channels, await sign_in(local))
         echo = _echo(bare, granting.request().SerializeToString())
         for work, workers in ((granting.grant, CALLERS), (granting.grant_batch, BATCHES_AT_ONCE), (echo, CALLERS)):
             await closed_loop(work, workers=workers, seconds=WARM_S)

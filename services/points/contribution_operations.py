@@ -18,17 +18,11 @@ _AGE_MAX: Final = timedelta(days=365)
 async def confirm_contributions(tx: Transaction, contributions: Sequence[Claim]) -> list[Earning]:
     """What each contribution earns whoever made it, in order; one that was confirmed before has its first answer."""
     turn = await holders.take_turn(tx, [tx.community_id])
-    reasons = [_judge(tx, claim) for claim in contributions]
-    earned = iter(
-        await earning_operations.earn(
-            tx, turn, [claim for claim, reason in zip(contributions, reasons, strict=True) if reason is Reason.NONE]
-        )
-    )
-    answers = []
-    for claim, reason in zip(contributions, reasons, strict=True):
-        told = next(earned) if reason is Reason.NONE else earning_operations.refuse(claim, reason)
-        answers.append(told if _is_same(told, claim) else earning_operations.refuse(claim, Reason.DIFFERS))
-    return answers
+    earnings = await earning_operations.earn_sound(tx, turn, contributions, [_judge(tx, claim) for claim in contributions])
+    return [
+        earning if _is_same(earning, claim) else earning_operations.refuse(claim, Reason.DIFFERS)
+        for earning, claim in zip(earnings, contributions, strict=True)
+    ]
 
 
 def _judge(tx: Transaction, claim: Claim) -> Reason:

@@ -30,24 +30,27 @@ async def earn(tx: Transaction, turn: Turn, claims: Sequence[Claim]) -> list[Ear
 
     `turn` is of the claims' communities. Nothing that one claim is keeps another from earning.
     """
-    fresh = {claim.claim_id: claim for claim in reversed(claims)}
-    known = await store.find_claims(tx, fresh)
-    ground = await _survey(tx, [claim for claim_id, claim in fresh.items() if claim_id not in known])
-    cases: list[Case] = []
-    refused: list[Earning] = []
+    known = await store.find_claims(tx, {claim.claim_id for claim in claims})
     # In the order in which they were told, which decides who gets the last points of a limit.
+    fresh: dict[UUID, Claim] = {}
     for claim in claims:
-        if claim.claim_id in known or fresh.pop(claim.claim_id, None) is None:
-            continue
-        found = _case(claim, ground)
-        if isinstance(found, Case):
-            cases.append(found)
-        else:
-            refused.append(found)
+        if claim.claim_id not in known:
+            fresh.setdefault(claim.claim_id, claim)
+    ground = await _survey(tx, list(fresh.values()))
+    judged = [_case(claim, ground) for claim in fresh.values()]
+    cases = [found for found in judged if isinstance(found, Case)]
+    refused = [found for found in judged if isinstance(found, Earning)]
     await store.insert_earnings(tx, refused)
     booked = await book(tx, turn, cases)
     known |= {earning.claim.claim_id: earning for earning in (*refused, *booked)}
     return [known[claim.claim_id] for claim in claims]
+
+
+async def earn_sound(tx: Transaction, turn: Turn, claims: Sequence[Claim], reasons: Sequence[Reason]) -> list[Earning]:
+    """What each claim earns against which there is no reason; the others earn nothing, for theirs. Answers in order."""
+    sound = [claim for claim, reason in zip(claims, reasons, strict=True) if reason is Reason.NONE]
+    earned = iter(await earn(tx, turn, sound))
+    return [next(earned) if reason is Reason.NONE else refuse(claim, reason) for claim, reason in zip(claims, reasons, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +127,7 @@ async def book(tx: Transaction, turn: Turn, cases: Sequence[Case]) -> list[Earni
             postings = holders.credit(holder, each.points, owed.get(holder.owed_id, 0))
             owed[holder.owed_id] = max(0, owed.get(holder.owed_id, 0) - each.points)
             transfers.append(_transfer(each, postings))
-    results = {}
-    for transfer, result in zip(transfers, await turn.apply(transfers), strict=True):
-        results[transfer.transfer_id] = result
+    results = dict(zip((transfer.transfer_id for transfer in transfers), await turn.apply(transfers), strict=True))
     earnings = [_earning(each, results.get(each.case.transfer_id)) for each in awards]
     await store.insert_earnings(tx, earnings)
     await store.add_daily_earnings(tx, [_daily(earning, earning.points) for earning in earnings])

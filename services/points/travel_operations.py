@@ -38,14 +38,7 @@ async def report_travel(tx: Transaction, trips: Sequence[Trip]) -> list[Earning]
             fresh.append(trip)
         reasons.append(reason)
     await store.insert_trips(tx, account_id, fresh)
-    claims = [_claim(tx, account_id, trip) for trip in trips]
-    earned = iter(
-        await earning_operations.earn(tx, turn, [claim for claim, reason in zip(claims, reasons, strict=True) if reason is Reason.NONE])
-    )
-    return [
-        next(earned) if reason is Reason.NONE else earning_operations.refuse(claim, reason)
-        for claim, reason in zip(claims, reasons, strict=True)
-    ]
+    return await earning_operations.earn_sound(tx, turn, [_claim(tx, account_id, trip) for trip in trips], reasons)
 
 
 def _judge(tx: Transaction, trip: Trip, known: dict[UUID, Trip]) -> Reason:

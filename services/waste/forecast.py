@@ -98,11 +98,11 @@ def _watch(history: History, since: datetime, until: datetime, of_week: Mapping[
             risen[_hour(reading.at)] += reading.fill_permille - level
         if not level - _WAVER_PERMILLE <= reading.fill_permille <= level:
             level = reading.fill_permille
-    for hour in range(_hour(readings[0].at), _hour(latest) + 1):
-        if hour not in full:
-            watched.hours.append((of_week[hour], risen[hour]))
-            watched.risen[of_week[hour]] += risen[hour]
-            watched.weeks[of_week[hour]] += 1
+    hours = range(_hour(readings[0].at), _hour(latest) + 1)
+    watched.hours += [(of_week[hour], risen.get(hour, 0)) for hour in hours if hour not in full]
+    for which, rise in watched.hours:
+        watched.risen[which] += rise
+        watched.weeks[which] += 1
     return watched
 
 

@@ -202,17 +202,17 @@ def test_a_month_of_plans_overflows_hardly_more_than_emptying_all_each_night_and
     def ours(now: datetime, those: Sequence[Filling]) -> Sequence[Round]:
         return planned(night_of(those, now, trucks_of(now, those)))
 
-    month(bins, EVENING, every_night)  # the forecast learns from it
-    always, seldom, planned_month = (month(deepcopy(bins), EVENING + 28 * DAY, plan) for plan in (every_night, every_other_night, ours))
+    spend(14, bins, EVENING, every_night)  # what the forecast learns from
+    always, seldom, planned_month = (spend(28, deepcopy(bins), EVENING + 14 * DAY, plan) for plan in (every_night, every_other_night, ours))
     assert planned_month.distance_m < seldom.distance_m < 0.6 * always.distance_m
     assert planned_month.overflow_minutes < 1.3 * always.overflow_minutes
     assert planned_month.overflow_minutes < 0.1 * seldom.overflow_minutes
 
 
-def month(bins: Sequence[Filling], begins: datetime, plan: Callable[[datetime, Sequence[Filling]], Sequence[Round]]) -> Figures:
-    """What four weeks of such rounds cost, and how long compartments were full in them."""
+def spend(days: int, bins: Sequence[Filling], begins: datetime, plan: Callable[[datetime, Sequence[Filling]], Sequence[Round]]) -> Figures:
+    """What days with such rounds cost, and how long compartments were full in them."""
     before = sum(each.overflow_minutes for each in bins)
-    driven = live(bins, begins, 28, lambda now: plan(now, bins), seed=begins.month)
+    driven = live(bins, begins, days, lambda now: plan(now, bins), seed=days)
     overflow_minutes = sum(each.overflow_minutes for each in bins) - before
     return Figures(sum(each.distance_m for each in driven), sum(len(each.stops) for each in driven), overflow_minutes)
 
