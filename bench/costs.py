@@ -6,10 +6,12 @@ is doing. No call is slowed down, as by a tracing profiler; what is done in C is
 """
 
 import asyncio
+import gc
 import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -86,7 +88,7 @@ def main() -> None:
     """Runs a program under the sampler."""
     file, sys.argv = Path(sys.argv[1]), sys.argv[2:]
     parts, functions = Counter[str](), Counter[str]()
-    last = time.thread_time()
+    last, held = time.thread_time(), [0.0]
 
     def sample(_number: int, frame: FrameType | None) -> None:
         nonlocal last
@@ -95,11 +97,24 @@ def main() -> None:
         functions[_function(frame)] += now - last  # type: ignore[assignment]
         last = now
 
+    def collect(phase: str, _information: object) -> None:
+        # What collecting garbage takes would otherwise be counted to whatever had just asked for memory.
+        nonlocal last
+        if threading.current_thread() is not threading.main_thread():
+            return
+        now = time.thread_time()
+        if phase == "start":
+            last, held[0] = now, now - last
+        else:
+            parts["collecting garbage"] += now - last
+            last = now - held[0]
+
     def write(_number: int, _frame: FrameType | None) -> None:
         new = file.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(Spent(time.process_time(), dict(parts), dict(functions))))
         new.rename(file)
 
+    gc.callbacks.append(collect)
     signal.signal(signal.SIGPROF, sample)
     signal.siginterrupt(signal.SIGPROF, False)
     signal.signal(signal.SIGUSR1, write)

@@ -1,6 +1,6 @@
 """The SQL of collection: trucks, what a plan needs to know of compartments, and the plans. Fill is in thousandths, weights are grams."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final
@@ -122,17 +122,16 @@ _READINGS = """
 SELECT bin_id, compartment, array_agg(at ORDER BY at) AS at, array_agg(fill_permille ORDER BY at) AS fill_permille
 FROM (
     SELECT DISTINCT ON (bin_id, compartment, date_bin('1 hour', at, 'epoch')) bin_id, compartment, at, fill_permille
-    FROM fill_levels JOIN bins USING (bin_id)
-    WHERE bins.community_id = $1 AND in_use AND at >= $2
+    FROM fill_levels WHERE bin_id = ANY($1::uuid[]) AND at >= $2
     ORDER BY bin_id, compartment, date_bin('1 hour', at, 'epoch'), at DESC
 ) AS hourly
 GROUP BY bin_id, compartment
 """
 
 
-async def list_readings(tx: Transaction, since: datetime) -> dict[tuple[UUID, str], list[Reading]]:
-    """How full each compartment was at the end of each hour in which it changed, oldest first, by its bin and its name."""
-    rows = await tx.fetch(_READINGS, tx.community_id, since)
+async def list_readings(tx: Transaction, bin_ids: Collection[UUID], since: datetime) -> dict[tuple[UUID, str], list[Reading]]:
+    """How full each compartment of these bins was at the end of each hour in which it changed, oldest first, by its bin and its name."""
+    rows = await tx.fetch(_READINGS, bin_ids, since)
     return {(row["bin_id"], row["compartment"]): list(map(Reading, row["at"], row["fill_permille"])) for row in rows}
 
 

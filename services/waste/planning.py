@@ -27,8 +27,10 @@ _EVENING: Final = time(20)
 _NOON_MINUTE: Final = 12 * 60
 _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
-# Beyond tomorrow somebody will have emptied bins that this plan cannot know of.
+# A plan knows nothing of the nights before its own: tomorrow's is a first look, and the evening plans it again.
 _DAYS_AHEAD_MAX: Final = 1
+# Eight weeks of a bin are up to some thousand readings, and others are served between one part and the next.
+_BINS_READ_AT_ONCE: Final = 5
 # Each takes a core for a second or a few.
 _AT_ONCE_MAX: Final = 2
 _at_once = threading.BoundedSemaphore(_AT_ONCE_MAX)
@@ -63,7 +65,11 @@ async def plan_collection(call: Call, community_id: UUID, day: date | None, olde
         if not trucks:
             raise Conflict("waste.no_truck", "当晚没有可用的收运车班次", "No truck has a shift left in that night")
         standing = await collection_store.list_compartments(tx)
-        readings = await collection_store.list_readings(tx, call.now - forecast.WINDOW)
+        readings: dict[tuple[UUID, str], list[Reading]] = {}
+        bin_ids = list(dict.fromkeys(each.bin_id for each in standing))
+        for first in range(0, len(bin_ids), _BINS_READ_AT_ONCE):
+            part = bin_ids[first : first + _BINS_READ_AT_ONCE]
+            readings |= await collection_store.list_readings(tx, part, call.now - forecast.WINDOW)
     plan = await asyncio.to_thread(_plan, _Known(call.now, zone, trucks, standing, readings))
     night = PlannedNight(day, call.now, plan)
     async with call.transaction(community_id) as tx:
