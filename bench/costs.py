@@ -28,27 +28,27 @@ from console.up import READY_S, Local
 
 _EVERY_S: Final = 0.002
 _WRITE_S: Final = 10.0
-# What any frame of a stack says of all of it; then what the innermost frame that is known says.
-_WHOLE: Final = (
+# Between two callbacks: what the event loop does, reading sockets, and what gRPC does of its own.
+_NOWHERE: Final = "event loop"
+# What the innermost frame that is known says of a stack.
+_PARTS: Final = (
+    ("asyncpg/", "SQL"),
+    ("store.py", "SQL"),
     ("servicekit/outbox.py", "events"),
     ("servicekit/messaging.py", "events"),
     ("servicekit/events.py", "events"),
     ("points/notices.py", "events"),
     ("nats/", "events"),
-)
-_PARTS: Final = (
-    ("asyncpg/", "SQL"),
-    ("servicekit/database.py", "SQL"),
-    ("store.py", "SQL"),
-    ("ledger/", "ledger"),
     ("protovalidate/", "validation"),
     ("celpy/", "validation"),
     ("servicekit/auth.py", "authentication"),
     ("servicekit/rpc.py", "gRPC"),
+    ("_rpc.py", "gRPC"),
     ("grpc/", "gRPC"),
+    ("ledger/", "ledger"),
     ("services/", "rules"),
 )
-_FUNCTIONS: Final = {"write_events": "events", "validate": "validation", "publish": "events"}
+_FUNCTIONS: Final = {"validate": "validation", "publish": "events", "write_events": "events", "transaction": "SQL"}
 
 
 class Spent(msgspec.Struct):
@@ -60,18 +60,24 @@ class Spent(msgspec.Struct):
 
 
 def _part(frame: FrameType | None) -> str:
-    innermost = ""
+    is_sql = False
     while frame is not None:
-        path, name = frame.f_code.co_filename, frame.f_code.co_name
-        for known, part in _WHOLE:
-            if known in path:
-                return part
-        if name in _FUNCTIONS and "/servicekit/" in path:
-            return _FUNCTIONS[name]
-        if not innermost:
-            innermost = next((part for known, part in _PARTS if known in path), "")
+        part = _part_of(frame)
+        # SQL that writes or reads the outbox is what events cost.
+        if part == "events" or (part and part != "SQL" and not is_sql):
+            return part
+        if part and part != "SQL":
+            return "SQL"
+        is_sql = is_sql or part == "SQL"
         frame = frame.f_back
-    return innermost or "event loop and the rest"
+    return "SQL" if is_sql else _NOWHERE
+
+
+def _part_of(frame: FrameType) -> str:
+    path, name = frame.f_code.co_filename, frame.f_code.co_name
+    if "/servicekit/" in path and name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    return next((part for known, part in _PARTS if known in path), "")
 
 
 def _function(frame: FrameType | None) -> str:

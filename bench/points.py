@@ -77,13 +77,13 @@ async def sign_in(local: Local) -> str:
         return str((await Api(client, local.gateway_url).call("POST", "/v1/sign-in/password", body))["access_token"])
 
 
-async def move_in(local: Local) -> list[uuid.UUID]:
+async def move_in(local: Local, token: str) -> list[uuid.UUID]:
     """Lets identity tell of new households, publishes rules without limits, and returns the residents that points knows."""
     plan = local.demonstration
     assert plan is not None
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         book = {"effective_from": datetime.now(UTC).isoformat(), "rules": [RULE], "terms": TERMS, "changes_zh": "测试", "changes_en": "Bench"}
-        await Api(client, local.gateway_url, await sign_in(local)).call("POST", "/v1/points/rules", book)
+        await Api(client, local.gateway_url, token).call("POST", "/v1/points/rules", book)
     community_id = uuid.UUID(plan.community_id)
     password = local.secrets.password("identity-nats")
     bus = await nats.connect(local.nats.url, user="identity", password=password, inbox_prefix=b"_INBOX.identity")
@@ -169,7 +169,8 @@ def _echo(channels: Sequence[grpc.aio.Channel], body: bytes) -> Work:
 
 async def measure(local: Local) -> None:
     """Prints the figure."""
-    residents = await move_in(local)
+    token = await sign_in(local)
+    residents = await move_in(local, token)
     credentials = await schema.provision(local.postgres.url(), "bench_ledger", "bench", "bench")
     await schema.migrate(credentials.owner_url, [ledger.MIGRATIONS])
     town = await found_town(credentials.service_url, new_id())
@@ -179,7 +180,7 @@ async def measure(local: Local) -> None:
         channels_to(address) as bare,
         channels_to(local.addresses.of("points")) as channels,
     ):
-        granting = Granting(residents, channels, await sign_in(local))
+        granting = Granting(residents, channels, token)
         echo = _echo(bare, granting.request().SerializeToString())
         for work, workers in ((granting.grant, CALLERS), (granting.grant_batch, BATCHES_AT_ONCE), (echo, CALLERS)):
             await closed_loop(work, workers=workers, seconds=WARM_S)

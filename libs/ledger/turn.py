@@ -46,8 +46,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.books: dict[int, Book] = {}
-        # The latest instant of any of them.
-        self.latest: datetime | None = None
+        self._latest: datetime | None = None
         self._numbers: dict[UUID, int] = {}
 
     def recall(self, numbers: Mapping[UUID, int]) -> None:
@@ -59,10 +58,11 @@ class Memory:
             self.books = {key: book for key, book in self.books.items() if book.community_id not in stale}
         self._numbers.update(numbers)
 
-    def see(self, recorded_at: datetime) -> None:
-        """An account was last changed at this instant."""
-        if self.latest is None or recorded_at > self.latest:
-            self.latest = recorded_at
+    def see(self, instant: datetime) -> datetime:
+        """Takes notice of an instant at which an account was changed or is going to be; returns the latest of all."""
+        if self._latest is None or instant > self._latest:
+            self._latest = instant
+        return self._latest
 
     def forget(self) -> None:
         """Everything."""
@@ -96,14 +96,14 @@ class Turn:
             await store.insert_accounts(self.tx, accounts)
             await self._load(ids)
         for account in accounts:
-            book = self._books.get(account.account_id.int)
+            book = self._find(account.account_id)
             if book is None or not _is_same_account(account, book):
                 raise error_of(Refusal.ACCOUNT_DIFFERS)
 
     async def balances(self, account_ids: Collection[UUID]) -> dict[UUID, Balance]:
         """The balances of those accounts that exist, in this turn's communities."""
         await self._load(account_ids)
-        books = [self._books[account_id.int] for account_id in account_ids if account_id.int in self._books]
+        books = [book for account_id in account_ids if (book := self._find(account_id)) is not None]
         return {book.account_id: Balance(book.balance, book.held, book.version) for book in books}
 
     async def apply(self, requests: Sequence[Request]) -> list[Receipt | ServiceError]:
@@ -114,8 +114,7 @@ class Turn:
         """
         refusals = [check(request) for request in requests]
         stored = await self._load_for([request for request, refusal in zip(requests, refusals, strict=True) if refusal is None])
-        self._memory.see(self.tx.now)
-        deciding = Deciding(self._books, stored, self.tx.now, self._memory.latest or self.tx.now)
+        deciding = Deciding(self._books, stored, self.tx.now, self._memory.see(self.tx.now))
         answers: list[Receipt | ServiceError] = []
         writing: asyncio.Task[None] | None = None
         try:
@@ -142,7 +141,7 @@ class Turn:
         transfer names it.
         """
         await self._load([account_id])
-        book = self._books.get(account_id.int)
+        book = self._find(account_id)
         if book is None:
             raise error_of(Refusal.ACCOUNT_NOT_FOUND)
         if book.is_closed:
@@ -152,6 +151,11 @@ class Turn:
         await store.close_account(self.tx, account_id)
         book.is_closed = True
         book.revision += 1
+
+    def _find(self, account_id: UUID) -> Book | None:
+        """A loaded account of this turn's communities: a writer's memory holds others, which may have changed since."""
+        book = self._books.get(account_id.int)
+        return book if book is not None and book.community_id in self._community_ids else None
 
     async def _load(self, account_ids: Iterable[UUID]) -> None:
         missing = {account_id for account_id in account_ids if account_id.int not in self._books}

@@ -22,9 +22,6 @@ Decide = Callable[[Turn, Sequence[R]], Awaitable[Sequence[A | ServiceError]]]
 GROUP_MAX: Final = 1_000
 WAITING_MAX: Final = 20_000
 _ATTEMPTS = 5
-# While others wait, answers follow the commit by so much: by then the next group is on its way to PostgreSQL, which works on it while the
-# callers take their answers and ask again. With one CPU core for each of the two it is worth a fifth.
-_TELL_S = 0.0015
 
 
 class _Waiting(Generic[R, A]):
@@ -82,7 +79,6 @@ class Writer(Generic[R, A]):
         self._is_closed = True
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
-        await asyncio.sleep(_TELL_S)
 
     async def _run(self, shard: int) -> None:
         try:
@@ -117,10 +113,13 @@ class Writer(Generic[R, A]):
             if not group[0].answer.done():
                 group[0].answer.set_exception(error)
             return
-        if self._waiting[shard_of(group[0].community_id, self._shards)]:
-            asyncio.get_running_loop().call_later(_TELL_S, _tell, group, answers)
-        else:
-            _tell(group, answers)
+        for waiting, answer in zip(group, answers, strict=True):
+            if waiting.answer.done():
+                continue  # Who asked has gone.
+            if isinstance(answer, ServiceError):
+                waiting.answer.set_exception(answer)
+            else:
+                waiting.answer.set_result(answer)
 
     async def _commit(self, group: Sequence[_Waiting[R, A]]) -> Sequence[A | ServiceError]:
         communities = {waiting.community_id for waiting in group}
@@ -140,16 +139,6 @@ class Writer(Generic[R, A]):
                     raise
                 telemetry.log.warning("ledger_group_again", service=self._database.service, error=telemetry.describe(error))
         raise _unavailable()
-
-
-def _tell(group: Sequence[_Waiting[R, A]], answers: Sequence[A | ServiceError]) -> None:
-    for waiting, answer in zip(group, answers, strict=True):
-        if waiting.answer.done():
-            continue  # Who asked has gone.
-        if isinstance(answer, ServiceError):
-            waiting.answer.set_exception(answer)
-        else:
-            waiting.answer.set_result(answer)
 
 
 def _unavailable() -> Unavailable:

@@ -39,6 +39,8 @@ STREAM_AGE_S = 7 * 24 * 3600
 _ACK_WAIT_S = 30.0
 # Events in work in one consumer, over all its instances.
 _IN_WORK_MAX = 256
+# The same where all that waits is handled together: what a transaction costs is shared by more of them.
+_TOGETHER_MAX = 1024
 # Events in work in one listener, which no broker holds back: past them it hears nothing.
 _LISTENED_MAX = 4096
 # Messages that one process has sent and the broker has not acknowledged.
@@ -323,7 +325,7 @@ class Consumer:
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT_S,
-            max_ack_pending=_IN_WORK_MAX,
+            max_ack_pending=_TOGETHER_MAX if self._mode == "batch" else _IN_WORK_MAX,
             max_deliver=-1,
         )
         await self._client.jetstream(timeout=ACK_S).add_consumer(self.event.stream, config)

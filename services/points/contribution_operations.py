@@ -1,13 +1,14 @@
 """What organisers confirm: volunteer hours, activities, surveys."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from servicekit.database import Transaction
-from services.points import earning_operations, holders
+from services.points import earning_operations, holders, store
 from services.points.earning import Claim, Reason
-from services.points.rulebook import COUNTED
+from services.points.rulebook import MEASURES_MAX
 from services.points.store import Earning
 
 _AHEAD_MAX: Final = timedelta(minutes=2)
@@ -18,21 +19,22 @@ _AGE_MAX: Final = timedelta(days=365)
 async def confirm_contributions(tx: Transaction, contributions: Sequence[Claim]) -> list[Earning]:
     """What each contribution earns whoever made it, in order; one that was confirmed before has its first answer."""
     turn = await holders.take_turn(tx, [tx.community_id])
-    earnings = await earning_operations.earn_sound(tx, turn, contributions, [_judge(tx, claim) for claim in contributions])
+    own = (await store.find_housemates(tx, [tx.caller.account_id]))[tx.caller.account_id]
+    earnings = await earning_operations.earn_sound(tx, turn, contributions, [_judge(tx, claim, own) for claim in contributions])
     return [
         earning if _is_same(earning, claim) else earning_operations.refuse(claim, Reason.DIFFERS)
         for earning, claim in zip(earnings, contributions, strict=True)
     ]
 
 
-def _judge(tx: Transaction, claim: Claim) -> Reason:
-    if claim.account_id == tx.caller.account_id:
+def _judge(tx: Transaction, claim: Claim, own: Collection[UUID]) -> Reason:
+    if claim.account_id in own:
         return Reason.OWN_CONTRIBUTION
     if claim.occurred_at > tx.now + _AHEAD_MAX:
         return Reason.IN_FUTURE
     if claim.occurred_at < tx.now - _AGE_MAX:
         return Reason.TOO_OLD
-    if claim.source in COUNTED and claim.measure != 1:
+    if claim.measure > MEASURES_MAX[claim.source]:
         return Reason.MEASURE_NOT_ONE
     return Reason.NONE
 

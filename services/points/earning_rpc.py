@@ -1,5 +1,6 @@
 """The methods of linli.points.v1.PointsService by which people earn: contributions, travel, and corrections of both."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from linli.points.v1 import points_pb2 as pb
@@ -8,7 +9,7 @@ from servicekit.identifiers import derived_id
 from servicekit.texts import text
 from servicekit.times import to_datetime
 from services.points import contribution_operations, correction_operations, travel_operations
-from services.points.earning import Claim
+from services.points.earning import Claim, Reason
 from services.points.rule_rpc import SOURCES
 from services.points.store import Earning
 from services.points.travel import Trip
@@ -66,6 +67,8 @@ async def correct_earning(tx: Transaction, request: pb.CorrectEarningRequest) ->
 
 
 def _earning(earning: Earning) -> pb.Earning:
+    if earning.is_taken_back:
+        earning = replace(earning, points=0, reason=Reason.WITHDRAWN)
     text_zh, text_en = earning.reason.texts if earning.reason else (earning.text_zh, earning.text_en)
     return pb.Earning(
         source_id=earning.claim.source_id,

@@ -12,7 +12,7 @@ from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import ServiceError
 from servicekit.identifiers import derived_id
 from servicekit.rpc import Call
-from services.points import expiry, holders, notices, pool_store, store
+from services.points import expiry, holders, notices, store
 from services.points.earning import NOBODY
 from services.points.holders import NOTHING, Holder
 from services.points.notices import Notice
@@ -117,16 +117,17 @@ async def _warn_some(tx: Transaction, zone: ZoneInfo, after: UUID) -> UUID | Non
 
 
 async def _tell_of_expiry(tx: Transaction, expiring: Mapping[UUID, int], year: int) -> None:
-    households = await store.find_households(tx, list(expiring))
+    # All who live in a household: who does not pool yet may begin to, and spend what would expire.
+    members = await store.find_members(tx, list(expiring))
     for holder_id, points in expiring.items():
-        accounts = await pool_store.list_pooling(tx, holder_id) if holder_id in households else [holder_id]
-        for account_id in accounts:
+        for account_id in members.get(holder_id, [holder_id]):
             notice = Notice(
                 tx.community_id,
                 account_id,
                 "points.expiring_soon",
                 f"{points} 积分将于 {year - 1} 年底到期，请尽快使用",
                 f"{points} points expire at the end of {year - 1} unless they are spent",
+                notices.household_entries(holder_id) if holder_id in members else notices.MY_ENTRIES,
             )
             notices.tell_in_community(tx, notice)
 

@@ -12,7 +12,7 @@ from servicekit.errors import Conflict, Denied, NotFound, ServiceError
 from servicekit.identifiers import new_id
 from services.points import gift_store, holders, pool_operations, pool_store, store
 from services.points.holders import NOTHING, Holder
-from services.points.notices import Notice, tell_in_community
+from services.points.notices import MY_ENTRIES, Notice, household_entries, tell_in_community
 from services.points.redemption_operations import insufficient, not_a_resident
 from services.points.store import DailyEarning
 
@@ -30,7 +30,7 @@ async def give_to_neighbour(tx: Transaction, account_id: UUID, points: int, mess
         raise not_a_resident()
     if account_id not in homes:
         raise NotFound("points.resident_not_found", "没有找到该居民", "There is no such resident")
-    return await _give(tx, account_id, points, message, told=[account_id], link="/v1/me/points/entries")
+    return await _give(tx, account_id, points, message, told=[account_id], link=MY_ENTRIES)
 
 
 async def give_to_household(tx: Transaction, household_id: UUID, points: int, message: str) -> tuple[UUID, int]:
@@ -38,7 +38,7 @@ async def give_to_household(tx: Transaction, household_id: UUID, points: int, me
     if not await households.is_member(tx, household_id, tx.caller.account_id):
         raise pool_operations.household_not_found()
     others = [account_id for account_id in await pool_store.list_pooling(tx, household_id) if account_id != tx.caller.account_id]
-    return await _give(tx, household_id, points, message, told=others, link=f"/v1/households/{household_id}/points/entries")
+    return await _give(tx, household_id, points, message, told=others, link=household_entries(household_id))
 
 
 async def _give(tx: Transaction, receiver_id: UUID, points: int, message: str, *, told: Sequence[UUID], link: str) -> tuple[UUID, int]:

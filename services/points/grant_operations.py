@@ -53,12 +53,13 @@ class GrantWriter:
 async def decide_grants(turn: Turn, requests: Sequence[GrantRequest]) -> list[Grant | ServiceError]:
     """The grant, or why there is none, for each request.
 
-    Refusals are Denied for a grant to oneself, NotFound for who is no resident, Conflict before there are rules, when the id is another
-    grant's, or when the points cannot be booked.
+    Refusals are Denied for a grant to oneself or somebody one lives with, NotFound for who is no resident, Conflict before there are rules,
+    when the id is another grant's, or when the points cannot be booked.
     """
     tx = turn.tx
     known = await grant_store.find_grants(tx, [request.key for request in requests])
     homes = await store.find_homes(tx, {request.account_id for request in requests})
+    housemates = await store.find_housemates(tx, {request.requested_by for request in requests})
     ground = await _survey(tx, {request.community_id for request in requests})
     days = ground.days
     used = await store.find_used(tx, [(each.community_id, each.account_id, GRANT, days[each.community_id]) for each in requests])
@@ -69,8 +70,9 @@ async def decide_grants(turn: Turn, requests: Sequence[GrantRequest]) -> list[Gr
         told = known.get(request.key) or fresh.get(request.key)
         if told is not None:
             answers.append(told if _is_same(told, request) else _differs())
-        elif request.account_id == request.requested_by:
-            answers.append(Denied("points.grant_to_oneself", "不能给自己发放积分", "Nobody grants points to themselves"))
+        elif request.account_id in housemates[request.requested_by]:
+            text = "不能给自己或同住家人发放积分", "Nobody grants points to themselves or to those they live with"
+            answers.append(Denied("points.grant_to_oneself", *text))
         elif (request.community_id, request.account_id) not in homes:
             answers.append(NotFound("points.resident_not_found", "没有找到该住户", "There is no such resident"))
         elif book is None:
@@ -160,7 +162,8 @@ async def approve_grant(tx: Transaction, grant_id: UUID) -> Grant:
     """Gives the points of a grant that waits. Raises what `_decide` raises, and Conflict when its resident has moved away."""
     turn = await holders.take_turn(tx, [tx.community_id])
     grant = await _decide(tx, grant_id, GrantState.GRANTED)
-    if tx.caller.account_id in (grant.requested_by, grant.account_id):
+    caller_id = tx.caller.account_id
+    if caller_id == grant.requested_by or grant.account_id in (await store.find_housemates(tx, [caller_id]))[caller_id]:
         raise Denied("points.own_grant", "须由他人审批", "Somebody else must approve this grant")
     if (tx.community_id, grant.account_id) not in await store.find_homes(tx, [grant.account_id]):
         raise not_a_resident()

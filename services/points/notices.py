@@ -4,10 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+from typing import Final
 from uuid import UUID
 
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.database import Transaction
+
+
+MY_ENTRIES: Final = "/v1/me/points/entries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,12 @@ class Notice:
     kind: str
     text_zh: str
     text_en: str
-    link: str = "/v1/me/points/entries"
+    link: str = MY_ENTRIES
+
+
+def household_entries(household_id: UUID) -> str:
+    """Where a household's entries are read."""
+    return f"/v1/households/{household_id}/points/entries"
 
 
 def tell_in_community(tx: Transaction, notice: Notice) -> None:

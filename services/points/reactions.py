@@ -23,7 +23,7 @@ from servicekit.times import to_datetime
 from services.points import earning_operations, holders
 from services.points.earning import Claim
 from services.points.earning_operations import deposit_claim_id
-from services.points.rulebook import Source
+from services.points.rulebook import MEASURES_MAX, Source
 
 CATEGORIES: Final = {
     CATEGORY_RECYCLABLE: "recyclable",
@@ -31,20 +31,23 @@ CATEGORIES: Final = {
     CATEGORY_HAZARDOUS: "hazardous",
     CATEGORY_OTHER: "other",
 }
-_GRAMS_MAX = 10_000_000
 
 
 async def earn_on_deposit_counted(tx: Transaction, events: Sequence[Received[DepositCounted]]) -> None:
     """Residents earn for deposits. What cannot be a deposit raises Invalid, and ends among the dead letters."""
     claims = [_counted(event) for event in events]
     turn = await holders.take_turn(tx, {claim.community_id for claim in claims})
+    # What counts again did not count before, whether or not we have heard of that yet: it must find its limits free.
+    recounted = [_withdrawn(event, event.message.revision - 1) for event in events if event.message.revision > 1]
+    if recounted:
+        await earning_operations.withdraw(tx, turn, recounted)
     await earning_operations.earn(tx, turn, claims)
 
 
 def _counted(event: Received[DepositCounted]) -> Claim:
     deposit = event.message
-    if not 0 < deposit.grams <= _GRAMS_MAX:
-        raise _malformed("grams", f"must be positive and at most {_GRAMS_MAX}")
+    if not 0 < deposit.grams <= MEASURES_MAX[Source.WASTE_DEPOSIT]:
+        raise _malformed("grams", f"must be positive and at most {MEASURES_MAX[Source.WASTE_DEPOSIT]}")
     if deposit.category not in CATEGORIES:
         raise _malformed("category", "must be one of the four")
     deposit_id = _id(deposit.deposit_id, "deposit_id")
@@ -62,17 +65,17 @@ def _counted(event: Received[DepositCounted]) -> Claim:
 
 async def take_back_on_deposit_withdrawn(tx: Transaction, events: Sequence[Received[DepositWithdrawn]]) -> None:
     """What deposits earned that were contaminated is taken back."""
-    claims = [_withdrawn(event) for event in events]
+    claims = [_withdrawn(event, event.message.revision) for event in events]
     turn = await holders.take_turn(tx, {claim.community_id for claim in claims})
     await earning_operations.withdraw(tx, turn, claims)
 
 
-def _withdrawn(event: Received[DepositWithdrawn]) -> Claim:
+def _withdrawn(event: Received[DepositCounted] | Received[DepositWithdrawn], revision: int) -> Claim:
     deposit = event.message
     deposit_id = _id(deposit.deposit_id, "deposit_id")
     return Claim(
         community_id=event.community_id,
-        claim_id=deposit_claim_id(deposit_id, deposit.revision),
+        claim_id=deposit_claim_id(deposit_id, revision),
         source=Source.WASTE_DEPOSIT,
         source_id=str(deposit_id),
         account_id=_id(deposit.account_id, "account_id"),

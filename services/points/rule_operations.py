@@ -10,12 +10,15 @@ from services.points.rulebook import RuleBook, find_faults, in_force
 
 # Between pressing the button and our clock.
 _LENIENCY: Final = timedelta(minutes=1)
+# A slip of the pen in the year must not keep every later version out of force.
+_AHEAD_MAX: Final = timedelta(days=366)
 
 
 async def publish_rules(tx: Transaction, draft: RuleBook) -> RuleBook:
     """Publishes a version of the rules; its number, time and author are set here.
 
-    Raises Invalid for rules that contradict themselves or begin in the past, and Conflict when they begin before a version that is there.
+    Raises Invalid for rules that contradict themselves, or begin in the past or more than a year ahead, and Conflict when they begin before a
+    version that is there.
     """
     faults = find_faults(draft.rules)
     if faults:
@@ -24,6 +27,9 @@ async def publish_rules(tx: Transaction, draft: RuleBook) -> RuleBook:
     if draft.effective_from < tx.now - _LENIENCY:
         field = FieldViolation("effective_from", "points.rules_in_the_past", "must not be in the past")
         raise Invalid("points.rules_in_the_past", "生效时间不能早于当前", "Rules cannot be in force in the past", fields=[field])
+    if draft.effective_from > tx.now + _AHEAD_MAX:
+        field = FieldViolation("effective_from", "points.rules_too_far", f"must be within {_AHEAD_MAX.days} days")
+        raise Invalid("points.rules_too_far", "生效时间最晚为一年之内", "Rules are in force within a year", fields=[field])
     latest = await store.list_books(tx, None, 1)
     if latest and draft.effective_from <= latest[0].effective_from:
         zh, en = "生效时间须晚于此前所有版本", "The rules must be in force after every version before"

@@ -27,8 +27,15 @@ class Source(StrEnum):
     GRANT = "grant"  # points; never in a rule book
 
 
-# Sources of which there is one or none.
-COUNTED: Final = frozenset({Source.ACTIVITY, Source.SURVEY})
+# The most that anybody can tell of one thing, in its source's measure. A grant is never more than was granted.
+MEASURES_MAX: Final = {
+    Source.WASTE_DEPOSIT: 10_000_000,
+    Source.VOLUNTEERING: 1_440,
+    Source.ACTIVITY: 1,
+    Source.SURVEY: 1,
+    Source.WALKING: 1_000_000,
+    Source.CYCLING: 1_000_000,
+}
 
 
 class Beneficiary(StrEnum):
@@ -124,8 +131,8 @@ def find_faults(rules: Sequence[Rule]) -> list[Fault]:
             faults.append(Fault(f"{field}.source", "points.rule_repeated", "has a rule already, for the same category"))
         if rule.category and rule.source is not Source.WASTE_DEPOSIT:
             faults.append(Fault(f"{field}.category", "points.rule_category", "is for deposits alone"))
-        if rule.source in COUNTED and (rule.per > 1 or rule.measure_min > 1):
-            faults.append(Fault(f"{field}.per", "points.rule_never_earns", "must be 1, and measure_min no more, where the measure is 1"))
+        if max(rule.per, rule.measure_min) > MEASURES_MAX[rule.source]:
+            faults.append(Fault(f"{field}.per", "points.rule_never_earns", "and measure_min must be no more than the measure can be"))
         ids.add(rule.rule_id)
         subjects.add((rule.source, rule.category))
     return faults

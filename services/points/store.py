@@ -105,6 +105,35 @@ async def find_homes(tx: Transaction, account_ids: Collection[UUID]) -> dict[tup
     return {(row["community_id"], row["account_id"]): row["household_id"] for row in rows}
 
 
+SELECT_HOUSEMATES = """
+SELECT DISTINCT own.account_id, other.account_id AS housemate_id
+FROM known_residents AS own JOIN known_residents AS other USING (household_id) WHERE own.account_id = ANY($1::uuid[])
+"""
+
+
+async def find_housemates(tx: Transaction, account_ids: Collection[UUID]) -> dict[UUID, set[UUID]]:
+    """Each account with all that live with it, itself included: what one of them gains is the others' as well."""
+    found = {account_id: {account_id} for account_id in account_ids}
+    for row in await tx.fetch(SELECT_HOUSEMATES, list(account_ids)):
+        found[row["account_id"]].add(row["housemate_id"])
+    return found
+
+
+SELECT_MEMBERS = """
+SELECT household_id, account_id FROM known_households LEFT JOIN known_residents USING (household_id) WHERE household_id = ANY($1::uuid[])
+"""
+
+
+async def find_members(tx: Transaction, holder_ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    """Who lives in those of these holders that are households. Residents are absent."""
+    found: dict[UUID, list[UUID]] = {}
+    for row in await tx.fetch(SELECT_MEMBERS, list(holder_ids)):
+        members = found.setdefault(row["household_id"], [])
+        if row["account_id"] is not None:
+            members.append(row["account_id"])
+    return found
+
+
 # Holders.
 
 INSERT_HOLDERS = """
@@ -151,14 +180,6 @@ MARK_WARNED = "UPDATE holders SET warned_year = $2 WHERE holder_id = ANY($1::uui
 async def mark_warned(tx: Transaction, holder_ids: Sequence[UUID], year: int) -> list[UUID]:
     """Notes that these holders were told, and returns those who had not been."""
     return [row["holder_id"] for row in await tx.fetch(MARK_WARNED, list(holder_ids), year)]
-
-
-SELECT_HOUSEHOLDS = "SELECT household_id FROM known_households WHERE household_id = ANY($1::uuid[])"
-
-
-async def find_households(tx: Transaction, holder_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of these holders are households."""
-    return {row["household_id"] for row in await tx.fetch(SELECT_HOUSEHOLDS, list(holder_ids))}
 
 
 # What was earned.

@@ -6,6 +6,7 @@ code of another community is no code here. It is judged at the time of the depos
 
 import base64
 import binascii
+import binascii
 import hmac
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -18,6 +19,7 @@ _KEY_BYTES: Final = 32
 # 96 of the digest's 256 bits: no bin tries as many.
 _DIGEST_BYTES: Final = 12
 _SECONDS_BYTES: Final = 4
+_CONTENT_BYTES: Final = 16 + _SECONDS_BYTES
 _PURPOSE: Final = b"linli.waste.code\0"
 
 
@@ -33,20 +35,21 @@ class CodeSigner:
     def sign(self, community_id: UUID, account_id: UUID, expires_at: datetime) -> str:
         """A code of an account, which may be shown until then."""
         content = account_id.bytes + int(expires_at.timestamp()).to_bytes(_SECONDS_BYTES, "big")
-        return base64.urlsafe_b64encode(content + self._digest(community_id, content)).decode("ascii").rstrip("=")
+        return self._signed(community_id, content)
 
     def read(self, code: str, community_id: UUID, shown_at: datetime) -> UUID | None:
         """The account of a code that was shown to a bin at that time; None when it is none of this community's, or was not valid then."""
         try:
-            signed = base64.b64decode(code.encode("ascii") + b"=", altchars=b"-_", validate=True)
+            content = base64.urlsafe_b64decode(code.encode("ascii") + b"=")[:-_DIGEST_BYTES]
         except (UnicodeEncodeError, binascii.Error):
             return None
-        content, digest = signed[:-_DIGEST_BYTES], signed[-_DIGEST_BYTES:]
-        if len(content) != 16 + _SECONDS_BYTES or not hmac.compare_digest(digest, self._digest(community_id, content)):
+        # Base64 can be read in several ways, and written in one.
+        if len(content) != _CONTENT_BYTES or not hmac.compare_digest(code, self._signed(community_id, content)):
             return None
         expires_at = datetime.fromtimestamp(int.from_bytes(content[16:], "big"), UTC)
         is_valid = expires_at - LIFE - CLOCK_SLACK <= shown_at <= expires_at + CLOCK_SLACK
         return UUID(bytes=content[:16]) if is_valid else None
 
-    def _digest(self, community_id: UUID, content: bytes) -> bytes:
-        return hmac.digest(self._key, _PURPOSE + community_id.bytes + content, "sha256")[:_DIGEST_BYTES]
+    def _signed(self, community_id: UUID, content: bytes) -> str:
+        digest = hmac.digest(self._key, _PURPOSE + community_id.bytes + content, "sha256")[:_DIGEST_BYTES]
+        return base64.urlsafe_b64encode(content + digest).decode("ascii").rstrip("=")

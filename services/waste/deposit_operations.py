@@ -15,7 +15,6 @@ from linli.waste.v1.events_pb2 import DepositCounted, DepositWithdrawn
 from servicekit.communities import DEFAULT_ZONE
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, Invalid, NotFound, Unavailable
-from servicekit.households import find_homes
 from servicekit.identifiers import derived_id
 from servicekit.times import to_timestamp
 from services.waste import bin_operations, clocks, deposit_store, resident_store, store
@@ -23,7 +22,7 @@ from services.waste.bin_operations import Announcement, Told, announce
 from services.waste.bins import Bin, Category, fill_of
 from services.waste.clocks import Dating
 from services.waste.codes import CodeSigner
-from services.waste.deposit_store import Deposit, MonthOfBuilding, Record, month_of
+from services.waste.deposit_store import DayOfResident, Deposit, MonthOfBuilding, Record, month_of
 from services.waste.deposits import APPROACH, CONTAMINATION, NOBODY, SLACK, Concern, Depositor, State, Verdict, approached, holder, judge
 from services.waste.figures import Weights, weigh
 
@@ -162,16 +161,16 @@ async def _named(tx: Transaction, fresh: Sequence[_Fresh]) -> list[_Fresh]:
             found.append((signer.read(code, community_id, each.at), Concern.CODE_INVALID))
         else:
             found.append((approached(approaches.get(each.bin.bin_id, ()), each.at), Concern.NONE))
-    accounts = {account_id for account_id, _ in found if account_id is not None}
-    homes = await find_homes(tx, accounts) if accounts else {}
+    named = {(each.weighed.community_id, account_id) for each, (account_id, _) in zip(fresh, found, strict=True) if account_id is not None}
+    residents = await resident_store.find_residents(tx, named) if named else set()
     return [
-        replace(each, depositor=Depositor(account_id) if account_id in homes else Depositor(None, concern))
+        replace(each, depositor=Depositor(account_id) if (each.weighed.community_id, account_id) in residents else Depositor(None, concern))
         for each, (account_id, concern) in zip(fresh, found, strict=True)
     ]
 
 
 async def _judged(tx: Transaction, fresh: Sequence[_Fresh]) -> list[tuple[Deposit, _Fresh]]:
-    days = list({(account_id, *_day(each)) for each in fresh if (account_id := each.depositor.account_id) is not None})
+    days = list({_day(each, account_id) for each in fresh if (account_id := each.depositor.account_id) is not None})
     sums = dict(zip(days, await deposit_store.sum_counted(tx, days), strict=True)) if days else {}
     judged: list[tuple[Deposit, _Fresh]] = []
     for each in fresh:
@@ -181,20 +180,20 @@ async def _judged(tx: Transaction, fresh: Sequence[_Fresh]) -> list[tuple[Deposi
             each.bin,
             weighed.compartment,
             each.depositor,
-            of_the_day_grams=sums[account_id, *_day(each)] if account_id is not None else 0,
+            of_the_day_grams=sums[_day(each, account_id)] if account_id is not None else 0,
             is_id_reused=each.is_id_reused,
             is_date_wrong=each.dating.is_wrong,
         )
         if verdict.state is State.COUNTED and account_id is not None:
-            sums[account_id, *_day(each)] += weighed.grams
+            sums[_day(each, account_id)] += weighed.grams
         judged.append((_deposit(each, verdict), each))
     return judged
 
 
-def _day(each: _Fresh) -> tuple[datetime, datetime]:
-    """The local day that a deposit is of, from its beginning until the next one's."""
+def _day(each: _Fresh, account_id: UUID) -> DayOfResident:
     day = each.at.astimezone(each.zone).date()
-    return datetime.combine(day, time_of_day(), each.zone), datetime.combine(day + _DAY, time_of_day(), each.zone)
+    since, until = (datetime.combine(date, time_of_day(), each.zone) for date in (day, day + _DAY))
+    return DayOfResident(each.weighed.community_id, account_id, since, until)
 
 
 def _deposit(each: _Fresh, verdict: Verdict) -> Deposit:

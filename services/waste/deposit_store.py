@@ -44,6 +44,16 @@ class Record:
     said_us: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class DayOfResident:
+    """A resident's local day, from its beginning until just before the next one's."""
+
+    community_id: UUID
+    account_id: UUID
+    since: datetime
+    until: datetime
+
+
 _FIND_CONTENTS = "SELECT deposit_id, content FROM deposits WHERE deposit_id = ANY($1::uuid[])"
 
 
@@ -72,22 +82,24 @@ async def insert_deposits(tx: Transaction, deposits: Sequence[tuple[Deposit, Rec
     return await tx.execute(_INSERT_DEPOSITS, *columns) if columns else 0
 
 
-def _values(row: Deposit | Record) -> tuple[Any, ...]:
+def _values(row: Deposit | Record | DayOfResident) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in row.__slots__)
 
 
 _SUM_COUNTED = """
 SELECT nth, (
     SELECT coalesce(sum(grams), 0) FROM deposits
-    WHERE account_id = asked.account_id AND occurred_at >= asked.since AND occurred_at < asked.until AND state = 'counted'
+    WHERE community_id = asked.community_id AND account_id = asked.account_id AND occurred_at >= asked.since AND occurred_at < asked.until
+        AND state = 'counted'
 )::bigint AS grams
-FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS asked (account_id, since, until, nth)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[])
+    WITH ORDINALITY AS asked (community_id, account_id, since, until, nth)
 """
 
 
-async def sum_counted(tx: Transaction, asked: Sequence[tuple[UUID, datetime, datetime]]) -> list[int]:
-    """What counted for each resident from one instant until just before another."""
-    columns = ([each[nth] for each in asked] for nth in range(3))
+async def sum_counted(tx: Transaction, asked: Sequence[DayOfResident]) -> list[int]:
+    """What counted for each resident on that day."""
+    columns = [list(column) for column in zip(*(_values(each) for each in asked), strict=True)]
     sums = {row["nth"]: row["grams"] for row in await tx.fetch(_SUM_COUNTED, *columns)}
     return [sums[nth + 1] for nth in range(len(asked))]
 

@@ -131,8 +131,11 @@ class Approach:
 
 def holder(holdings: Iterable[Holding], at: datetime) -> UUID | None:
     """Whose a card was; None when it was nobody's."""
-    held = [each for each in holdings if each.since <= at + CLOCK_SLACK and (each.until is None or at < each.until)]
-    return max(held, key=lambda each: each.since).account_id if held else None
+    for slack in (timedelta(), CLOCK_SLACK):
+        held = [each for each in holdings if each.since <= at + slack and (each.until is None or at < each.until)]
+        if held:
+            return max(held, key=lambda each: each.since).account_id
+    return None
 
 
 def approached(approaches: Iterable[Approach], at: datetime) -> UUID | None:

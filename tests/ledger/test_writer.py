@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -13,6 +14,7 @@ from ledger import Receipt, Resolution, Transfer, Turn, TurnLost, Writer
 from ledger.turn import Memory
 from servicekit.database import Database, open_database
 from servicekit.errors import Exhausted, ServiceError, Unavailable
+from servicekit.identifiers import new_id
 from tests.ledger.books import Books, PlainWriter, decide
 from tests.support import Servers, eventually
 
@@ -219,6 +221,22 @@ async def test_who_vanishes_in_its_turn_loses_it_within_seconds(books: Books) ->
         with pytest.raises(Unavailable):
             await vanish(theirs)
     assert (await books.balance(resident)).balance == 1
+
+
+async def test_a_writer_tells_nothing_of_another_community_that_it_remembers(books: Books) -> None:
+    neighbours = replace(books, community_id=new_id())
+    theirs, ours = await neighbours.open(None), await books.open()
+    told: list[dict[uuid.UUID, ledger.Balance]] = []
+
+    async def look(turn: Turn, requests: Sequence[Transfer | Resolution]) -> Sequence[Receipt | ServiceError]:
+        answers = await turn.apply(requests)
+        told.append(await turn.balances([theirs, ours]))
+        return answers
+
+    writer: PlainWriter = Writer(books.database, look)
+    await writer.submit(neighbours.community_id, neighbours.transfer(await neighbours.open(None), theirs, 1))
+    await writer.submit(books.community_id, books.transfer(books.issuer, ours, 1))
+    assert [set(balances) for balances in told] == [{theirs}, {ours}]
 
 
 async def test_a_writer_forgets_what_others_have_changed_since(books: Books) -> None:

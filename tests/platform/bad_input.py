@@ -14,7 +14,19 @@ from uuid import uuid4
 from google.protobuf.descriptor import FieldDescriptor
 
 from services.gateway.routes import WHOLE_BODY
-from tests.platform.endpoints import JSON, Endpoint, Raw, Values, is_day, is_timestamp, rules_of, to_http
+from tests.platform.endpoints import (
+    JSON,
+    Endpoint,
+    Raw,
+    Values,
+    is_day,
+    is_month,
+    is_own_message,
+    is_timestamp,
+    item_rules_of,
+    rules_of,
+    to_http,
+)
 from tests.platform.wire import Sent
 
 BODY_BYTES = 10 * 1024 * 1024
@@ -54,7 +66,7 @@ def spoiled(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
         if isinstance(values.get(described.name), Raw):
             continue
         in_text = described.name in endpoint.route.path_fields or not endpoint.route.body
-        for bad, is_refused in _bad_values(described, in_text=in_text):
+        for bad, is_refused in _bad_values(described, values.get(described.name), in_text=in_text):
             what = f"{described.name}={_shown(bad)}"
             yield Spoiled(what, to_http(endpoint, {**values, described.name: bad}), is_refused)
     yield from _inverted(endpoint, values)
@@ -99,29 +111,29 @@ def _queries(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
         yield Spoiled(f"query {query[:20]}", Sent(sent.verb, f"{sent.target}{more}{query}", b"", {}))
 
 
-def _bad_values(described: FieldDescriptor, *, in_text: bool) -> Iterator[Bad]:
-    """What does not belong into a field; in a path or a query only what can be written there."""
+def _bad_values(described: FieldDescriptor, right: Any, *, in_text: bool) -> Iterator[Bad]:
+    """What does not belong into a field, beside what does; in a path or a query only what can be written there."""
     if described.is_repeated and not in_text:
         yield from _wrong("x", {}, [[]], [None])
         most = rules_of(described).repeated.max_items
         if most:
-            yield [f"x{number}" for number in range(most + 1)], True
-        yield from (([bad], is_refused) for bad, is_refused in _bad_single(described))
+            yield [right[0] if right else f"x{number}" for number in range(most + 1)], True
+        yield from (([bad], is_refused) for bad, is_refused in _bad_single(described, right[0] if right else None))
     elif in_text:
         is_string = described.type == _F.TYPE_STRING
-        for bad, is_refused in _bad_single(described):
+        for bad, is_refused in _bad_single(described, right):
             if isinstance(bad, str) or (isinstance(bad, int | float) and not is_string):
                 # An empty parameter is a path of its own, or says nothing.
                 yield bad, is_refused and bad != ""
     else:
-        yield from _bad_single(described)
+        yield from _bad_single(described, right)
 
 
-def _bad_single(described: FieldDescriptor) -> Iterator[Bad]:
+def _bad_single(described: FieldDescriptor, right: Any) -> Iterator[Bad]:
     if is_timestamp(described):
         yield from _TIMESTAMPS
     elif described.message_type is not None:
-        yield from _bad_messages(described)
+        yield from _bad_messages(described, right or {})
     elif described.name == "page_token":
         yield from _TOKENS
     elif described.type == _F.TYPE_STRING:
@@ -134,14 +146,18 @@ def _bad_single(described: FieldDescriptor) -> Iterator[Bad]:
         bits = 31 if described.cpp_type == _F.CPPTYPE_INT32 else 63
         yield from _wrong("x", 1.5, "٣", [], True, 2**bits, -(2**bits) - 1, 10**400, "9" * 30)
         yield from _odd(0, -1, 2**bits - 1)
+    elif described.type == _F.TYPE_DOUBLE:
+        # Everything that is measured has its limits.
+        yield from _wrong("x", [], True, "NaN", "Infinity", "-Infinity", 1e300, -1e300, 10**400)
+        yield from _odd(-0.0, 5e-324, "1")
     else:
         raise NotImplementedError(f"nothing wrong is known for {described.full_name}")
 
 
-def _bad_messages(described: FieldDescriptor) -> Iterator[Bad]:
+def _bad_messages(described: FieldDescriptor, right: Values) -> Iterator[Bad]:
     yield from _wrong("x", 1, [], True)
     assert described.message_type is not None
-    if described.message_type.full_name.startswith("google."):
+    if not is_own_message(described):
         nested: Any = 1
         for _ in range(30):
             nested = {"a": nested}
@@ -149,11 +165,12 @@ def _bad_messages(described: FieldDescriptor) -> Iterator[Bad]:
         yield from _odd({}, {"name": None}, {"bands": [[[1e308, -0.0, ""]]], "caps": {"a": 1}}, {"规则": ["深"] * 1000})
         return
     for inner in described.message_type.fields:
-        yield from (({inner.name: bad}, is_refused) for bad, is_refused in _bad_values(inner, in_text=False))
+        for bad, is_refused in _bad_values(inner, right.get(inner.name), in_text=False):
+            yield {**right, inner.name: bad}, is_refused
 
 
 def _bad_strings(described: FieldDescriptor) -> Iterator[Bad]:
-    rules = rules_of(described).repeated.items.string if described.is_repeated else rules_of(described).string
+    rules = item_rules_of(described).string
     yield from _wrong(1, [], {}, "a\0b", "a\udfff")
     longest = rules.max_len or rules.max_bytes
     if longest:
@@ -166,6 +183,8 @@ def _bad_strings(described: FieldDescriptor) -> Iterator[Bad]:
         yield from _odd(str(uuid4()), str(uuid4()).upper())
     if is_day(described):
         yield from _wrong("2026-02-30", "0000-00-00", "0001-01-01", "1999-12-31", "2200-01-01", "9999-12-31", "20260101")
+    if is_month(described):
+        yield from _wrong("2026-13", "0000-01", "1999-12", "2200-01", "9999-12", "202601")
     yield from _odd("", "no-such-thing", "\u202e\x7f\x01\n", "%", "../..")
 
 
@@ -191,9 +210,11 @@ _TOKENS: Sequence[Bad] = (
 
 
 def _inverted(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
-    """Ranges that end before they begin: every two instants, and every two days, in each other's place."""
-    for kind in (is_timestamp, is_day):
+    """Ranges that end before they begin: every two instants, days and months, in each other's place."""
+    for kind in (is_timestamp, is_day, is_month):
         names = [described.name for described in endpoint.fields if kind(described) and described.name in values]
         for one, other in itertools.combinations(names, 2):
-            early, late = sorted((values[one], values[other])) if values[one] != values[other] else ("2026-01-01", values[one])
+            early, late = sorted((values[one], values[other]))
+            if early == late:
+                early = f"2001{early[4:]}"
             yield Spoiled(f"{one} after {other}", to_http(endpoint, {**values, one: late, other: early}))

@@ -7,6 +7,7 @@ plate, is in `Words`; what only the state of things tells, such as which car is 
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from buf.validate import validate_pb2
 from linli.options.v1 import options_pb2
@@ -30,6 +31,36 @@ NAMES = ("phone", "plate")
 PAGING = ("page_size", "page_token")
 # A request as the contract's JSON says it, by field name.
 Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Where a request names something: a field of the request, or of a message in it."""
+
+    path: Sequence[FieldDescriptor]
+
+    @property
+    def described(self) -> FieldDescriptor:
+        """The field itself."""
+        return self.path[-1]
+
+    def __str__(self) -> str:
+        return ".".join(field.name for field in self.path)
+
+    def put(self, values: Values, value: str) -> Values:
+        """The same request with this name in its place; of repeated messages in the first."""
+        return _put(values, self.path, value)
+
+
+def _put(values: Values, path: Sequence[FieldDescriptor], value: str) -> Values:
+    outer, *inner = path
+    if not inner:
+        return {**values, outer.name: [value] if outer.is_repeated else value}
+    there = values.get(outer.name)
+    if not outer.is_repeated:
+        return {**values, outer.name: _put(there or {}, inner, value)}
+    first, *others = there or [{}]
+    return {**values, outer.name: [_put(first, inner, value), *others]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +96,14 @@ class Endpoint:
         return [each for each in self.fields if each.name in names]
 
     @property
-    def ids(self) -> Sequence[FieldDescriptor]:
-        """The fields that name something of a community."""
-        return [each for each in self.fields if is_id(each)]
+    def ids(self) -> Sequence[Naming]:
+        """Where it names something of a community by an id."""
+        return [naming for naming in _namings(self.route.method.input_type) if is_id(naming.described)]
 
     @property
-    def naming(self) -> Sequence[FieldDescriptor]:
-        """The same, with the fields that name people and cars."""
-        return [*self.ids, *(each for each in self.fields if each.name in NAMES)]
+    def naming(self) -> Sequence[Naming]:
+        """The same, with what names people and cars."""
+        return list(_namings(self.route.method.input_type))
 
     def __str__(self) -> str:
         return self.name
@@ -116,14 +147,34 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _namings(message: Descriptor) -> Iterator[Naming]:
+    for each in message.fields:
+        if is_id(each) or each.name in NAMES:
+            yield Naming((each,))
+        elif is_own_message(each):
+            assert each.message_type is not None
+            yield from (Naming((each, *inner.path)) for inner in _namings(each.message_type))
+
+
 def rules_of(described: FieldDescriptor) -> validate_pb2.FieldRules:
     """What the contract asks of a field."""
     return described.GetOptions().Extensions[validate_pb2.field]
 
 
+def item_rules_of(described: FieldDescriptor) -> validate_pb2.FieldRules:
+    """What the contract asks of each single value of a field."""
+    rules = rules_of(described)
+    return rules.repeated.items if described.is_repeated else rules
+
+
 def is_id(described: FieldDescriptor) -> bool:
-    """Whether a field names something of a community."""
-    return described.type == FieldDescriptor.TYPE_STRING and described.name.endswith("_id")
+    """Whether a field names something of a community, or several such."""
+    return described.type == FieldDescriptor.TYPE_STRING and described.name.endswith("_ids" if described.is_repeated else "_id")
+
+
+def is_own_message(described: FieldDescriptor) -> bool:
+    """Whether a field is a message of one of our contracts."""
+    return described.message_type is not None and not described.message_type.full_name.startswith("google.")
 
 
 def is_timestamp(described: FieldDescriptor) -> bool:
@@ -134,6 +185,11 @@ def is_timestamp(described: FieldDescriptor) -> bool:
 def is_day(described: FieldDescriptor) -> bool:
     """Whether a field is a calendar day."""
     return described.type == FieldDescriptor.TYPE_STRING and described.name.rpartition("_")[2] == "day"
+
+
+def is_month(described: FieldDescriptor) -> bool:
+    """Whether a field is a calendar month."""
+    return described.type == FieldDescriptor.TYPE_STRING and described.name.rpartition("_")[2] == "month"
 
 
 class Underivable(Exception):
@@ -181,14 +237,21 @@ class Words:
 
     def request(self, endpoint: Endpoint, given: Values) -> Values:
         """The least that the contract asks for, beside what is given. Raises Underivable, UnknownId."""
-        derived = {each.name: self.value(each) for each in endpoint.required if each.name not in given}
-        return {**derived, **given}
+        return self._least(endpoint.required, given)
+
+    def message(self, described: Descriptor, **given: Any) -> Values:
+        """The same for a message in a request."""
+        names = required_fields(described)
+        return self._least([each for each in described.fields if each.name in names], given)
+
+    def _least(self, required: Sequence[FieldDescriptor], given: Values) -> Values:
+        return {**{each.name: self.value(each) for each in required if each.name not in given}, **given}
 
     def unknown(self, described: FieldDescriptor) -> str:
-        """The name of nothing, as a field of `Endpoint.naming` takes it."""
+        """The name of nothing, as a field that names something takes it."""
         if described.name in NAMES:
             return str(self._single(described))
-        return str(uuid4()) if rules_of(described).string.uuid else f"nothing-{self.text()}"
+        return str(uuid4()) if item_rules_of(described).string.uuid else f"nothing{self.text()}"
 
     def value(self, described: FieldDescriptor) -> Any:
         """What may stand in a field. Raises Underivable, UnknownId."""
@@ -196,7 +259,7 @@ class Words:
         return [value] if described.is_repeated else value
 
     def _single(self, described: FieldDescriptor) -> Any:
-        rules = rules_of(described).repeated.items if described.is_repeated else rules_of(described)
+        rules = item_rules_of(described)
         match described.name.rpartition("_")[2]:
             case "phone":
                 return self.phone()
@@ -204,22 +267,31 @@ class Words:
                 return self.plate()
             case "day":
                 return (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
+            case "month":
+                return f"{datetime.now(UTC):%Y-%m}"
         if described.name in _EXAMPLES:
             return _EXAMPLES[described.name]
         if is_id(described):
-            return self.id_for(described.name)
+            return self.id_for(described.name.removesuffix("s"))
         if is_timestamp(described):
             hours = 1 if described.name.endswith(("until", "to")) else 0
             return instant(datetime.now(UTC) + timedelta(hours=hours))
+        if is_own_message(described):
+            assert described.message_type is not None
+            return self.message(described.message_type)
         if described.enum_type is not None:
-            return next(value.name for value in described.enum_type.values if value.number not in (0, *rules.enum.not_in))
+            allowed = list(getattr(rules.enum, "in")) or [value.number for value in described.enum_type.values]
+            number = next(number for number in allowed if number not in (0, *rules.enum.not_in))
+            return described.enum_type.values_by_number[number].name
         if described.type == FieldDescriptor.TYPE_BOOL:
             return True
         if described.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
             bounds = getattr(rules, rules.WhichOneof("type") or "int32")
             return max(1, bounds.gte, bounds.gt + 1)
-        if described.type == FieldDescriptor.TYPE_STRING and not rules.string.pattern:
-            return (self.text() * (rules.string.min_len // 8 + 1))[: rules.string.max_len or None]
+        if described.type == FieldDescriptor.TYPE_STRING:
+            text = (self.text() * (rules.string.min_len // 8 + 1))[: rules.string.max_len or None]
+            if re.search(rules.string.pattern, text):
+                return text
         raise Underivable(described.full_name)
 
 

@@ -172,3 +172,49 @@ async def test_nothing_is_corrected_twice_nor_by_who_earned_it_nor_from_another_
         await correct(community, wrong.transfer_id, 0)
     with pytest.raises(NotFound):
         await correct(community, str(new_id()), 0)
+
+
+async def test_a_correction_gives_no_more_than_was_granted_which_a_second_person_would_have_to_approve(community: Community) -> None:
+    anna = await community.resident()
+    await community.publish_rules(grant_points_max=100)
+    await community.give(anna, 1)
+    (entry,) = await community.entries(anna)
+    with pytest.raises(Invalid, match=r"points\.measure"):
+        await correct(community, entry.transfer_id, 1_000_000)
+    assert (await community.points_of(anna)).points == 1
+
+
+@pytest.mark.parametrize(("source", "measure"), [(pb.SOURCE_ACTIVITY, 2), (pb.SOURCE_SURVEY, 1_000), (pb.SOURCE_VOLUNTEERING, 1_441)])
+async def test_a_correction_to_a_measure_that_no_organiser_could_confirm_is_refused(
+    community: Community, source: pb.Source.ValueType, measure: int
+) -> None:
+    anna = await community.resident()
+    rules = [rule("help", pb.SOURCE_VOLUNTEERING, 1, 1), rule("activity", pb.SOURCE_ACTIVITY, 5, 1), rule("survey", pb.SOURCE_SURVEY, 5, 1)]
+    await community.publish_rules(rules)
+    (earning,) = await confirm(community, contribution(community, anna, 1, source=source))
+    with pytest.raises(Invalid, match=r"points\.measure"):
+        await correct(community, earning.transfer_id, measure)
+    assert (await community.points_of(anna)).points == earning.points
+
+
+async def test_a_contribution_that_was_taken_back_says_so_when_it_is_confirmed_again(community: Community) -> None:
+    anna = await community.resident()
+    await community.publish_rules()
+    hours = contribution(community, anna, 60)
+    (wrong,) = await confirm(community, hours)
+    await correct(community, wrong.transfer_id, 0)
+    (again,) = await confirm(community, hours)
+    assert (again.points, again.transfer_id, again.reason) == (0, "", "points.withdrawn")
+
+
+async def test_nobody_decides_on_the_points_of_those_they_live_with(community: Community) -> None:
+    anna, ben = new_id(), new_id()
+    await community.household(anna, ben)
+    await community.publish_rules()
+    hours = contribution(community, ben)
+    request = pb.ConfirmContributionsRequest(contributions=[hours])
+    (refused,) = (await community.call("ConfirmContributions", request, "points.contributions.confirm", account_id=anna)).earnings
+    assert (refused.points, refused.reason) == (0, "points.own_contribution")
+    (earned,) = await confirm(community, hours)
+    with pytest.raises(Denied, match=r"points\.own_earning"):
+        await correct(community, earned.transfer_id, 600, account_id=anna)

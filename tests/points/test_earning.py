@@ -195,6 +195,19 @@ async def test_a_withdrawal_that_overtakes_its_deposit_keeps_it_from_earning_but
     assert (await community.points_of(anna)).points == 10
 
 
+async def test_a_deposit_that_counts_again_before_we_hear_that_it_did_not_count_finds_its_limit_free(community: Community) -> None:
+    anna = await community.resident()
+    await community.publish_rules([rule("waste", DEPOSITS, 1, 100, daily_points_max=10)])
+    deposit_id = await community.deposit(anna, 1_000)
+    assert (await community.earned(deposit_id)).points == 10
+    await community.deposit(anna, 1_000, deposit_id=deposit_id, revision=2)
+    assert (await community.earned(deposit_id, 2)).points == 10
+    await community.withdraw(deposit_id, anna)
+    last = await community.deposit(anna, 1_000)
+    assert (await community.earned(last)).reason is Reason.DAILY_LIMIT
+    assert (await _standing(community, anna)) == (10, 0)
+
+
 async def test_a_deposit_that_overtakes_the_news_of_its_household_earns_when_that_has_come(community: Community, points: Town) -> None:
     anna, ben = new_id(), new_id()
     await community.publish_rules()

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from linli.notification.v1.events_pb2 import Notified
 from linli.points.v1 import points_pb2 as pb
+from servicekit.identifiers import new_id
 from services.points import expiring
 from services.points.expiry import last_year_expired, left_of, new_year, next_expiry
-from tests.points.arrange import Community, Town
+from tests.points.arrange import Community, Town, rule
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -115,6 +116,19 @@ async def test_a_household_loses_what_its_members_pooled_in_time(community: Comm
     await _expire(points)
     request = pb.GetHouseholdPointsRequest(household_id=str(household_id))
     assert (await community.call("GetHouseholdPoints", request, **who)).points == 0
+
+
+async def test_a_household_in_which_nobody_pools_is_told_too_that_its_points_expire(community: Community, points: Town) -> None:
+    await community.keep_calendar()
+    await community.publish_rules([rule("waste", pb.SOURCE_WASTE_DEPOSIT, 1, 100, beneficiary=pb.BENEFICIARY_HOUSEHOLD)])
+    anna, ben = new_id(), new_id()
+    household_id = await community.household(anna, ben)
+    await community.earned(await community.deposit(anna, 4_200))
+    points.clock.now = datetime(2027, 12, 10, tzinfo=UTC)
+    await _warn(points)
+    for account_id in (anna, ben):
+        told = (await community.notified(account_id, "points.expiring_soon")).message
+        assert ("42" in told.text_zh, str(household_id) in told.link) == (True, True)
 
 
 async def test_residents_are_told_once_thirty_days_before_their_points_expire(community: Community, points: Town) -> None:

@@ -143,3 +143,15 @@ async def test_who_may_not_grant_grants_nothing(community: Community) -> None:
     await community.publish_rules()
     with pytest.raises(Denied):
         await community.call("GrantPoints", request(anna, 5), "points.rules.write")
+
+
+async def test_nobody_grants_to_those_they_live_with_or_approves_it(community: Community) -> None:
+    anna, ben = new_id(), new_id()
+    await community.household(anna, ben)
+    await community.publish_rules(grant_points_max=0)
+    with pytest.raises(Denied, match=r"points\.grant_to_oneself"):
+        await community.call("GrantPoints", request(ben, 5), "points.grants.write", account_id=anna)
+    waiting = await community.give(ben, 5)
+    with pytest.raises(Denied, match=r"points\.own_grant"):
+        await decide(community, "ApproveGrant", waiting, anna)
+    assert (await decide(community, "ApproveGrant", waiting, await community.resident())).state == pb.GRANT_STATE_GRANTED

@@ -112,7 +112,7 @@ async def test_the_present_month_is_the_communitys_own(community: Community) -> 
 
 async def test_a_month_that_is_none_and_a_nickname_with_control_characters_are_refused(community: Community) -> None:
     who = guest(community)
-    for month in ("2026-13", "1999-12", "2199-12", "0000-01", "march"):
+    for month in ("2026-13", "1999-12", "2200-01", "0000-01", "march"):
         with pytest.raises(Invalid):
             await board(who, month)
     with pytest.raises(Invalid):

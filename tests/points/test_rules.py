@@ -38,6 +38,8 @@ async def test_rules_are_published_in_order_and_never_for_the_past(community: Co
     now = points.clock.now
     with pytest.raises(Invalid, match=r"points\.rules_in_the_past"):
         await community.publish_rules(effective_from=now - timedelta(minutes=2))
+    with pytest.raises(Invalid, match=r"points\.rules_too_far"):
+        await community.publish_rules(effective_from=now.replace(year=2072))
     await community.publish_rules(effective_from=now + timedelta(days=2))
     for days in (1, 2):
         with pytest.raises(Conflict, match=r"points\.rules_order"):

@@ -14,7 +14,7 @@ from servicekit.errors import Conflict, NotFound, Unavailable
 from servicekit.identifiers import new_id
 from services.waste.deposit_operations import Weighed, take_deposits
 from tests.support import eventually
-from tests.waste.arrange import NOON, Community, SmartBin
+from tests.waste.arrange import NOON, Community, Resident, SmartBin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 COUNTED, IN_REVIEW, REFUSED = pb.DEPOSIT_STATE_COUNTED, pb.DEPOSIT_STATE_IN_REVIEW, pb.DEPOSIT_STATE_REFUSED
@@ -114,6 +114,17 @@ async def test_who_has_moved_away_has_no_card_and_no_code(community: Community, 
         await resident.call("ApproachBin", pb.ApproachBinRequest(bin_id=smart_bin.bin_id))
 
 
+async def test_who_has_moved_to_another_community_has_no_card_and_no_code_here_any_more(community: Community, smart_bin: SmartBin) -> None:
+    resident = await community.resident()
+    number, code = await resident.card(), await resident.code()
+    elsewhere = community.town.community()
+    await elsewhere.move(Resident(elsewhere, resident.account_id, new_id()), [resident.account_id], version=1)
+    assert (await smart_bin.weighs(card=number)).account_id == str(resident.account_id)
+    await community.move(resident, [new_id()], version=2)
+    by_card, by_code = await smart_bin.weighs(card=number), await smart_bin.weighs(code=code)
+    assert [(each.account_id, each.concern) for each in (by_card, by_code)] == [("", "card_unknown"), ("", "code_invalid")]
+
+
 # Whether it counts.
 
 
@@ -163,6 +174,18 @@ async def test_what_a_resident_brings_in_a_day_is_looked_at_from_sixty_kilograms
     assert (await elsewhere.weighs(10_001)).state == COUNTED
     community.clock.advance(hours=12)
     assert (await smart_bin.weighs(25_000, card=card)).state == COUNTED
+
+
+async def test_what_somebody_brings_in_one_of_their_two_communities_says_nothing_in_the_other(community: Community) -> None:
+    elsewhere = community.town.community()
+    resident = await community.resident()
+    at_home_too = Resident(elsewhere, resident.account_id, new_id())
+    await elsewhere.move(at_home_too, [resident.account_id], version=1)
+    here, there = await community.bin(), await elsewhere.bin()
+    for card in [await resident.card()] * 2:
+        assert (await here.weighs(30_000, card=card)).state == COUNTED
+    deposit = await there.weighs(10_000, card=await at_home_too.card())
+    assert (deposit.state, deposit.account_id) == (COUNTED, str(resident.account_id))
 
 
 async def test_a_device_that_is_no_bin_of_the_register_is_refused(community: Community) -> None:
