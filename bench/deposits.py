@@ -37,7 +37,6 @@ from console.up import Local
 from infra.local.accounts import OPERATOR
 from linli.waste.v1.waste_pb2 import RegisterCardRequest
 from services.points.holders import Holder, issued_id
-from tests.support import eventually
 
 BINS = 50
 DEPOSITS = 10_000
@@ -89,7 +88,9 @@ class Town:
 
     async def booked(self) -> int:
         """How many transfers have given points in this community: each touches the account of what was issued."""
-        return int(await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", issued_id(self.community_id)) or 0)
+        return int(
+            await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", issued_id(self.community_id)) or 0
+        )
 
     async def wrong_balances(self) -> int:
         """How many residents do not have exactly what their deposits gave."""
@@ -154,7 +155,9 @@ async def _hand_out_cards(local: Local, token: str, residents: Sequence[uuid.UUI
         register = channel.unary_unary("/linli.waste.v1.WasteService/RegisterCard")
         cards = [RegisterCardRequest(card_number=card_number(nth), account_id=str(each)) for nth, each in enumerate(residents)]
         for first in range(0, len(cards), 64):
-            calls = [register(card.SerializeToString(), metadata=(("authorization", f"Bearer {token}"),)) for card in cards[first : first + 64]]
+            calls = [
+                register(card.SerializeToString(), metadata=(("authorization", f"Bearer {token}"),)) for card in cards[first : first + 64]
+            ]
             await asyncio.gather(*calls)
 
 
@@ -331,9 +334,9 @@ async def _where_the_time_goes(local: Local, town: Town, costs: Mapping[str, flo
     report(
         "3 deposits, where the time goes",
         method="CPU by process as the kernel counts it; inside of services by samples of their stacks every 2 ms of CPU, in a round of its own",
-        microseconds_by_process={process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1},
+        microseconds_by_process={
+            process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1
+        },
         microseconds_inside=inside,
         sampled_per_second=flood.per_second,
     )
-
-

@@ -5,6 +5,7 @@ entries. Both wait for the disk. Beside it: latency at half of that load, two sh
 """
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -95,6 +96,9 @@ async def writing(url: str, town: Town, *, is_hot: bool, shards: int = 1) -> Asy
         receipt = await writer.submit(community_id, town.transfer(issuer if is_hot else giver, taker))
         return receipt.is_new
 
+    # As a service's process does when it has started.
+    gc.collect()
+    gc.freeze()
     try:
         yield work
     finally:

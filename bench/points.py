@@ -5,7 +5,6 @@ on the same PostgreSQL; and a bare grpc.aio that answers as many bytes as it was
 against the rules and who lives here, kept as a grant and as an earning, counted for limits and leaderboards, and the resident is told.
 """
 
-import asyncio
 import itertools
 import uuid
 from collections import Counter
@@ -82,7 +81,13 @@ async def move_in(local: Local, token: str) -> list[uuid.UUID]:
     plan = local.demonstration
     assert plan is not None
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-        book = {"effective_from": datetime.now(UTC).isoformat(), "rules": [RULE], "terms": TERMS, "changes_zh": "测试", "changes_en": "Bench"}
+        book = {
+            "effective_from": datetime.now(UTC).isoformat(),
+            "rules": [RULE],
+            "terms": TERMS,
+            "changes_zh": "测试",
+            "changes_en": "Bench",
+        }
         await Api(client, local.gateway_url, token).call("POST", "/v1/points/rules", book)
     community_id = uuid.UUID(plan.community_id)
     password = local.secrets.password("identity-nats")
@@ -241,7 +246,11 @@ async def _where_the_time_goes(local: Local, granting: Granting) -> None:
         report(
             f"2 points, {name}, where the time goes",
             method="CPU by process as the kernel counts it; inside of points by samples of its stack every 2 ms of CPU, in a round of its own",
-            microseconds_by_process={process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1},
-            microseconds_inside_points={part: round(cost / grants * 1e6, 1) for part, cost in sorted(parts.items(), key=lambda item: -item[1])},
+            microseconds_by_process={
+                process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1
+            },
+            microseconds_inside_points={
+                part: round(cost / grants * 1e6, 1) for part, cost in sorted(parts.items(), key=lambda item: -item[1])
+            },
             points_busy=whole / wall_s,
         )

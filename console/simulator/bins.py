@@ -54,6 +54,7 @@ class Bin:
                     ) as client,
                     asyncio.TaskGroup() as work,
                 ):
+                    work.create_task(_notice_the_end(client))
                     work.create_task(self._send_records(client))
                     work.create_task(self._report(client))
             except* aiomqtt.MqttError:
@@ -115,3 +116,9 @@ class Bin:
 
     def _now(self) -> str:
         return self._clock().astimezone(ZONE).isoformat(timespec="seconds")
+
+
+async def _notice_the_end(client: aiomqtt.Client) -> None:
+    """Raises MqttError as soon as the connection ends, for which those who publish would wait many seconds."""
+    async for _message in client.messages:
+        pass

@@ -132,17 +132,23 @@ class Transaction:
             count = status.rpartition(" ")[2]
             return int(count) if count.isdigit() else 0
 
-    def publish(self, event: Message, *, version: int = 0, occurred_at: datetime | None = None) -> uuid.UUID:
+    def publish(
+        self, event: Message, *, version: int = 0, occurred_at: datetime | None = None, community_id: uuid.UUID | None = None
+    ) -> uuid.UUID:
         """Publishes an event when, and only when, the transaction commits. Returns the event's id.
 
         Publish after the aggregate's row is locked, so that events of one aggregate leave in order. `occurred_at` is now unless the fact
-        is older than this transaction.
+        is older than this transaction. `community_id` says whose event it is in the platform scope, where the transaction is in none.
         """
+        if community_id is None:
+            community_id = self.community_id
+        elif self.scope not in (PLATFORM, community_id):
+            raise RuntimeError("the transaction is in another community")
         event_id = new_id()
         self._events.append(
             envelope(
                 event,
-                self.community_id,
+                community_id,
                 event_id=str(event_id),
                 occurred_at=occurred_at or self.now,
                 version=version,
@@ -158,7 +164,7 @@ class Transaction:
         """
         if not self._events:
             return (), True
-        if any(event.community_id != self.scope for event in self._events):
+        if self.scope != PLATFORM and any(event.community_id != self.scope for event in self._events):
             await self.enter(PLATFORM)  # Published before the transaction moved on to where it is now.
         columns = zip(*(_outbox_row(event) for event in self._events), strict=True)
         return self._events, await self.fetchval(_INSERT_EVENTS, *(list(column) for column in columns))

@@ -131,7 +131,9 @@ async def book(tx: Transaction, turn: Turn, cases: Sequence[Case]) -> list[Earni
     earnings = [_earning(each, results.get(each.case.transfer_id)) for each in awards]
     await store.insert_earnings(tx, earnings)
     await store.add_daily_earnings(tx, [_daily(earning, earning.points) for earning in earnings])
-    await notices.tell(tx, [_earned(earning) for earning in earnings if earning.points])
+    for earning in earnings:
+        if earning.points:
+            notices.tell(tx, _earned(earning))
     return earnings
 
 
@@ -243,7 +245,8 @@ async def take_back(tx: Transaction, turn: Turn, earnings: Sequence[Earning], te
             raise result
     await store.mark_taken_back(tx, [earning.transfer_id for earning in earnings])
     await store.add_daily_earnings(tx, [_daily(earning, -earning.points) for earning in earnings])
-    await notices.tell(tx, [_taken_back(reversal, *text(reversal.earning)) for reversal in reversals])
+    for reversal in reversals:
+        notices.tell(tx, _taken_back(reversal, *text(reversal.earning)))
     return reversals
 
 

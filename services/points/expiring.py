@@ -129,7 +129,7 @@ async def _tell_of_expiry(tx: Transaction, expiring: Mapping[UUID, int], year: i
                 f"{points} points expire at the end of {year - 1} unless they are spent",
                 notices.household_entries(holder_id) if holder_id in members else notices.MY_ENTRIES,
             )
-            notices.tell_in_community(tx, notice)
+            notices.tell(tx, notice)
 
 
 async def find_next_expiry(tx: Transaction, holder_id: UUID, free: int) -> tuple[int, datetime] | None:

@@ -12,7 +12,7 @@ from servicekit.errors import Conflict, Denied, NotFound, ServiceError
 from servicekit.identifiers import new_id
 from services.points import gift_store, holders, pool_operations, pool_store, store
 from services.points.holders import NOTHING, Holder
-from services.points.notices import MY_ENTRIES, Notice, household_entries, tell_in_community
+from services.points.notices import MY_ENTRIES, Notice, household_entries, tell
 from services.points.redemption_operations import insufficient, not_a_resident
 from services.points.store import DailyEarning
 
@@ -66,7 +66,7 @@ async def _give(tx: Transaction, receiver_id: UUID, points: int, message: str, *
         await store.add_daily_earnings(tx, [DailyEarning(tx.community_id, receiver_id, receiver_id, "gift", day, points - owed)])
     for account_id in told:
         zh, en = f"您收到赠送的 {points} 积分", f"You were given {points} points"
-        tell_in_community(tx, Notice(tx.community_id, account_id, "points.gift_received", zh, en, link))
+        tell(tx, Notice(tx.community_id, account_id, "points.gift_received", zh, en, link))
     return transfer_id, (await turn.balances([giver.points_id]))[giver.points_id].available
 
 

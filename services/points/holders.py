@@ -83,7 +83,9 @@ async def open_holders(turn: Turn, holders: Iterable[Holder]) -> dict[UUID, Bala
     Returns the balances of their points and of what they owe, by account; an account that is not open is absent, which is NOTHING.
     """
     wanted = set(holders)
-    known = await turn.balances([account_id for holder in wanted for account_id in (holder.points_id, holder.owed_id)])
+    # What was issued changes with every earning; asked for here, it costs no look of its own.
+    asked = [issued_id(community_id) for community_id in {holder.community_id for holder in wanted}]
+    known = await turn.balances([*asked, *(account_id for holder in wanted for account_id in (holder.points_id, holder.owed_id))])
     missing = [holder for holder in wanted if holder.points_id not in known]
     if missing:
         accounts = [Account(holder.points_id, holder.community_id, UNIT, Side.CREDIT, floor=0) for holder in missing]

@@ -1,15 +1,11 @@
 """What residents are told about their points."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.database import Transaction
-
 
 MY_ENTRIES: Final = "/v1/me/points/entries"
 
@@ -31,20 +27,9 @@ def household_entries(household_id: UUID) -> str:
     return f"/v1/households/{household_id}/points/entries"
 
 
-def tell_in_community(tx: Transaction, notice: Notice) -> None:
-    """Tells one account of the community that the transaction is in."""
-    tx.publish(
-        Notified(account_id=str(notice.account_id), kind=notice.kind, text_zh=notice.text_zh, text_en=notice.text_en, link=notice.link)
+def tell(tx: Transaction, notice: Notice) -> None:
+    """Tells one account, of the community that the transaction is in, or of any in the platform scope."""
+    notified = Notified(
+        account_id=str(notice.account_id), kind=notice.kind, text_zh=notice.text_zh, text_en=notice.text_en, link=notice.link
     )
-
-
-async def tell(tx: Transaction, notices: Iterable[Notice]) -> None:
-    """Tells accounts of any communities, and leaves the transaction in the scope in which it was."""
-    scope = tx.scope
-    for community_id, group in groupby(sorted(notices, key=attrgetter("community_id")), key=attrgetter("community_id")):
-        if tx.scope != community_id:
-            await tx.enter(community_id)
-        for notice in group:
-            tell_in_community(tx, notice)
-    if tx.scope != scope:
-        await tx.enter(scope)
+    tx.publish(notified, community_id=notice.community_id)

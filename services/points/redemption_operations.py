@@ -19,7 +19,7 @@ from services.points import catalogue_store, holders, pool_operations, redemptio
 from services.points.catalogue_operations import handed_out_id, item_not_found, stock_id
 from services.points.catalogue_store import Item
 from services.points.holders import Holder
-from services.points.notices import Notice, tell, tell_in_community
+from services.points.notices import Notice, tell
 from services.points.redemption_store import Redemption, RedemptionState
 
 _CODE_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -47,7 +47,7 @@ async def redeem(tx: Transaction, item_id: UUID, quantity: int, household_id: UU
     await redemption_store.insert_redemption(tx, redemption)
     name_zh, name_en = _names(redemption)
     zh, en = f"已预约{name_zh}，请凭取货码领取", f"{name_en} is reserved; show your code to pick it up"
-    tell_in_community(tx, _notice(redemption, "points.reserved", zh, en))
+    tell(tx, _notice(redemption, "points.reserved", zh, en))
     return redemption
 
 
@@ -129,7 +129,7 @@ async def confirm(tx: Transaction, pickup_code: str) -> Redemption:
     (ended,) = await redemption_store.end(tx, [redemption.redemption_id], RedemptionState.PICKED_UP)
     name_zh, name_en = _names(ended)
     zh, en = f"您已领取{name_zh}，使用 {ended.points} 积分", f"You picked up {name_en} for {ended.points} points"
-    tell_in_community(tx, _notice(ended, "points.picked_up", zh, en))
+    tell(tx, _notice(ended, "points.picked_up", zh, en))
     return ended
 
 
@@ -158,12 +158,10 @@ async def _resolve(turn: ledger.Turn, redemption: Redemption, *, is_posted: bool
 async def expire_reservations(tx: Transaction) -> None:
     """Ends the reservations of all communities that nobody picked up in time, and tells who had them."""
     expired = [transfer.transfer_id for transfer in await ledger.expire_holds(tx, shards=holders.shards(tx))]
-    notices = []
     for redemption in await redemption_store.end(tx, expired, RedemptionState.EXPIRED) if expired else ():
         name_zh, name_en = _names(redemption)
         zh, en = f"{name_zh}未按时领取，预约已过期，积分已退回", f"{name_en} was not picked up in time; its points are free again"
-        notices.append(_notice(redemption, "points.reservation_expired", zh, en))
-    await tell(tx, notices)
+        tell(tx, _notice(redemption, "points.reservation_expired", zh, en))
 
 
 async def get_own(tx: Transaction, redemption_id: UUID) -> Redemption:

@@ -17,8 +17,8 @@ _AHEAD_MAX: Final = timedelta(days=366)
 async def publish_rules(tx: Transaction, draft: RuleBook) -> RuleBook:
     """Publishes a version of the rules; its number, time and author are set here.
 
-    Raises Invalid for rules that contradict themselves, or begin in the past or more than a year ahead, and Conflict when they begin before a
-    version that is there.
+    Raises Invalid for rules that contradict themselves, or begin in the past or more than a year ahead, and Conflict when they begin
+    before a version that is there.
     """
     faults = find_faults(draft.rules)
     if faults:

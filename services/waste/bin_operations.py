@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import groupby
 from typing import Final
 from uuid import UUID
 
@@ -79,16 +78,10 @@ class Announcement:
     occurred_at: datetime
 
 
-async def announce(tx: Transaction, announcements: Iterable[Announcement]) -> None:
-    """Publishes events of several communities, those of each in their order."""
-    begun_in = tx.scope
-    for community_id, group in groupby(sorted(announcements, key=lambda each: each.community_id), key=lambda each: each.community_id):
-        if tx.scope != community_id:
-            await tx.enter(community_id)
-        for each in group:
-            tx.publish(each.event, version=each.version, occurred_at=each.occurred_at)
-    if tx.scope != begun_in:
-        await tx.enter(begun_in)
+def announce(tx: Transaction, announcements: Iterable[Announcement]) -> None:
+    """Publishes events in their order."""
+    for each in announcements:
+        tx.publish(each.event, version=each.version, occurred_at=each.occurred_at, community_id=each.community_id)
 
 
 async def hear_reports(tx: Transaction, reports: Sequence[Report]) -> None:
@@ -109,7 +102,7 @@ async def hear_reports(tx: Transaction, reports: Sequence[Report]) -> None:
         told.append((found, _told(found, its, heard[-1] if heard else None)))
         stretches += ((found, stretch) for stretch in heard)
     await store.write_stretches(tx, stretches)
-    await announce(tx, await hear(tx, told))
+    announce(tx, await hear(tx, told))
 
 
 def _stretches(newest: Stretch | None, reports: Iterable[Report]) -> list[Stretch]:
@@ -125,7 +118,8 @@ def _stretches(newest: Stretch | None, reports: Iterable[Report]) -> list[Stretc
 def _told(found: Bin, reports: Sequence[Report], stretch: Stretch | None) -> Told:
     last = reports[-1]
     at = last.received_at
-    findings = [Finding(AlarmKind.FIRE, WHOLE, is_fire(smoke=last.smoke, temperature_c=last.temperature_c), at)]
+    burns = is_fire(smoke=last.smoke, temperature_c=last.temperature_c, lasts=_lasts(found, AlarmKind.FIRE))
+    findings = [Finding(AlarmKind.FIRE, WHOLE, burns, at)]
     if stretch is not None:
         error = timedelta(microseconds=stretch.error_us)
         findings.append(Finding(AlarmKind.CLOCK, WHOLE, is_clock_wrong(error, lasts=_lasts(found, AlarmKind.CLOCK)), at))
@@ -201,7 +195,7 @@ def _announcement(found: Bin, alarm: Alarm, version: int) -> Announcement:
 
 async def note_status(tx: Transaction, device_id: str, version: int, *, is_heard: bool, at: datetime) -> None:
     """Takes in that a device has fallen silent or is heard again; an older word than the newest says nothing."""
-    bin_id = await store.update_status(tx, device_id, version)
+    bin_id = await store.update_status(tx, device_id, version, silent_since=None if is_heard else at)
     if bin_id is not None:
         await _find(tx, await store.find_bin(tx, bin_id, lock=True), [Finding(AlarmKind.SILENT, WHOLE, not is_heard, at)])
 
@@ -211,9 +205,15 @@ async def end_alarms(tx: Transaction, found: Bin) -> None:
     await _find(tx, found, [Finding(alarm.kind, alarm.compartment, False, tx.now) for alarm in found.alarms])
 
 
+async def find_silence(tx: Transaction, found: Bin) -> None:
+    """Raises the alarm of a locked bin that has fallen silent while nobody minded. What else is wrong its next report tells."""
+    if found.silent_since is not None:
+        await _find(tx, found, [Finding(AlarmKind.SILENT, WHOLE, True, tx.now)])
+
+
 async def _find(tx: Transaction, found: Bin | None, findings: Sequence[Finding]) -> None:
     if found is not None:
-        await announce(tx, await _write_findings(tx, [(found, Told(found.last_heard_at, findings=findings))]))
+        announce(tx, await _write_findings(tx, [(found, Told(found.last_heard_at, findings=findings))]))
 
 
 async def empty_compartments(tx: Transaction, bin_id: UUID, names: Sequence[str], at: datetime) -> Bin:
@@ -239,7 +239,7 @@ async def empty_compartments(tx: Transaction, bin_id: UUID, names: Sequence[str]
     assert found is not None
     # As far as anybody knows nothing is in it, until the bin says something that is newer.
     nothing = [Fill(each.name, at, 0) for each in emptied if each.fill_at is None or each.fill_at < at]
-    await announce(tx, await hear(tx, [(found, Told(found.last_heard_at, nothing))]))
+    announce(tx, await hear(tx, [(found, Told(found.last_heard_at, nothing))]))
     found = await store.find_bin(tx, bin_id)
     assert found is not None
     return found

@@ -8,6 +8,7 @@ from uuid import UUID
 from linli.waste.v1 import waste_pb2 as pb
 from servicekit.database import Transaction
 from servicekit.paging import page
+from servicekit.texts import text
 from servicekit.times import to_timestamp
 from services.waste import operations, store
 from services.waste.bin_operations import ALARM_KIND_MESSAGE
@@ -22,7 +23,9 @@ async def create_bin(tx: Transaction, request: pb.CreateBinRequest) -> pb.Bin:
     """Enters a bin."""
     building_id = UUID(request.building_id) if request.building_id else None
     compartments = [Compartment(each.name, CATEGORY[each.category], each.capacity_grams) for each in request.compartments]
-    created = await operations.create_bin(tx, request.name, request.device_id, building_id, place_of(request.place), compartments)
+    created = await operations.create_bin(
+        tx, text(request.name, "name"), request.device_id, building_id, place_of(request.place), compartments
+    )
     return bin_message(created)
 
 
@@ -31,7 +34,7 @@ async def update_bin(tx: Transaction, request: pb.UpdateBinRequest) -> pb.Bin:
     changed = await operations.update_bin(
         tx,
         UUID(request.bin_id),
-        name=request.name if request.HasField("name") else None,
+        name=text(request.name, "name") if request.HasField("name") else None,
         place=place_of(request.place) if request.HasField("place") else None,
         in_use=request.in_use if request.HasField("in_use") else None,
     )

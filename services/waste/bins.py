@@ -19,6 +19,8 @@ EMPTIED_BY_PERMILLE: Final = 300
 EMPTIED_TO_PERMILLE: Final = 200
 # No sun heats a bin to this; smouldering waste does. Fixed heat detectors respond between 54 and 70 °C (GB 4716, class A1).
 FIRE_C: Final = 70
+# What burned is out when it is cooler; one that is about as hot does not burn anew with each report.
+COOL_C: Final = 60
 # A clock that is wrong by more dates deposits into another day or month now and then; the gap keeps the alarm from coming and going.
 CLOCK_WRONG: Final = timedelta(minutes=5)
 CLOCK_RIGHT: Final = timedelta(minutes=4)
@@ -89,6 +91,7 @@ class Bin:
     in_use: bool
     last_heard_at: datetime | None
     reported_at: datetime | None
+    silent_since: datetime | None
     version: int
     time_zone: ZoneInfo
     compartments: Mapping[str, Compartment]
@@ -161,9 +164,9 @@ def is_full(permille: int, *, lasts: bool) -> bool:
     return permille >= (ROOM_PERMILLE if lasts else FULL_PERMILLE)
 
 
-def is_fire(*, smoke: bool, temperature_c: int | None) -> bool:
+def is_fire(*, smoke: bool, temperature_c: int | None, lasts: bool) -> bool:
     """Whether a bin burns, as far as it can tell."""
-    return smoke or (temperature_c is not None and temperature_c >= FIRE_C)
+    return smoke or (temperature_c is not None and temperature_c >= (COOL_C if lasts else FIRE_C))
 
 
 def is_clock_wrong(error: timedelta, *, lasts: bool) -> bool:

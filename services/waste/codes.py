@@ -6,7 +6,6 @@ code of another community is no code here. It is judged at the time of the depos
 
 import base64
 import binascii
-import binascii
 import hmac
 from datetime import UTC, datetime, timedelta
 from typing import Final

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import Final
 from uuid import UUID
@@ -79,6 +79,16 @@ class _Fresh:
     def zone(self) -> ZoneInfo:
         return self.bin.time_zone if self.bin is not None else DEFAULT_ZONE
 
+    @property
+    def day(self) -> date:
+        """In the community's time."""
+        return self.at.astimezone(self.zone).date()
+
+    @property
+    def month(self) -> date:
+        """The first day of it."""
+        return self.day.replace(day=1)
+
 
 async def take_deposits(tx: Transaction, arrived: Sequence[Weighed]) -> None:
     """Judges and keeps what bins sent, of all communities together. A repetition of what is known changes nothing.
@@ -101,7 +111,7 @@ async def take_deposits(tx: Transaction, arrived: Sequence[Weighed]) -> None:
         for deposit, each in deposits
         if deposit.state is State.COUNTED and deposit.account_id is not None
     ]
-    await announce(tx, announcements)
+    announce(tx, announcements)
 
 
 async def _unknown(tx: Transaction, arrived: Sequence[Weighed]) -> list[_Fresh]:
@@ -191,8 +201,7 @@ async def _judged(tx: Transaction, fresh: Sequence[_Fresh]) -> list[tuple[Deposi
 
 
 def _day(each: _Fresh, account_id: UUID) -> DayOfResident:
-    day = each.at.astimezone(each.zone).date()
-    since, until = (datetime.combine(date, time_of_day(), each.zone) for date in (day, day + _DAY))
+    since, until = (datetime.combine(day, time_of_day(), each.zone) for day in (each.day, each.day + _DAY))
     return DayOfResident(each.weighed.community_id, account_id, since, until)
 
 
@@ -216,7 +225,14 @@ def _record(each: _Fresh) -> Record:
     weighed = each.weighed
     fill_permille = weighed.fill_permille if weighed.fill_permille >= 0 else None
     return Record(
-        weighed.community_id, weighed.device_id, weighed.record_id, each.content, fill_permille, weighed.card_number, weighed.said_us
+        weighed.community_id,
+        weighed.device_id,
+        weighed.record_id,
+        each.content,
+        fill_permille,
+        weighed.card_number,
+        weighed.said_us,
+        each.month,
     )
 
 
@@ -224,20 +240,22 @@ async def _add_weights(tx: Transaction, deposits: Sequence[tuple[Deposit, _Fresh
     added: dict[MonthOfBuilding, Weights] = defaultdict(Weights)
     for deposit, each in deposits:
         if deposit.state is State.COUNTED and deposit.category is not None and each.bin is not None:
-            month = each.at.astimezone(each.zone).date().replace(day=1)
-            added[MonthOfBuilding(each.weighed.community_id, month, each.bin.building_id)] += weigh(deposit.category, deposit.grams)
+            added[MonthOfBuilding(each.weighed.community_id, each.month, each.bin.building_id)] += weigh(deposit.category, deposit.grams)
     await deposit_store.add_weights(tx, added)
 
 
 async def _hear_bins(tx: Transaction, deposits: Sequence[tuple[Deposit, _Fresh]]) -> list[Announcement]:
-    """What deposits tell of their bins: that they live, and how full they are. What a record says that reuses an id is not believed."""
+    """What deposits tell of their bins: that they live, and how full they are.
+
+    That is not believed of a record that reuses an id, nor of one that may be of any time.
+    """
     by_bin: dict[UUID, list[_Fresh]] = defaultdict(list)
     for _, each in deposits:
         if each.bin is not None and not each.is_id_reused:
             by_bin[each.bin.bin_id].append(each)
     told: list[tuple[Bin, Told]] = []
     for its in by_bin.values():
-        fills = [fill_of(each.weighed.compartment, each.at, each.weighed.fill_permille) for each in its]
+        fills = [fill_of(each.weighed.compartment, each.at, each.weighed.fill_permille) for each in its if not each.dating.is_wrong]
         heard_at = max(each.weighed.received_at for each in its)
         assert its[0].bin is not None
         told.append((its[0].bin, Told(heard_at, [each for each in fills if each is not None])))
@@ -318,10 +336,10 @@ def _mixed(deposit: Deposit) -> Weights:
 async def _settle(tx: Transaction, changed: Deposit, added: Weights) -> Deposit:
     """Writes a deposit, adds to what its month and building weighed, and tells whoever awards for it."""
     await deposit_store.update_deposit(tx, changed, tx.caller.account_id)
-    if changed.bin_id is not None:
-        await deposit_store.add_weights(tx, {await month_of(tx, changed.bin_id, changed.occurred_at): added})
+    if added != Weights():
+        await deposit_store.add_weights(tx, {await month_of(tx, changed.deposit_id): added})
     if changed.account_id is not None and changed.state is State.COUNTED:
-        await announce(tx, [_counted(changed, tx.community_id)])
+        announce(tx, [_counted(changed, tx.community_id)])
     if changed.account_id is not None and changed.state is State.CONTAMINATED:
         tx.publish(
             DepositWithdrawn(

@@ -12,6 +12,7 @@ from linli.waste.v1 import waste_pb2 as pb
 from linli.waste.v1.events_pb2 import CATEGORY_UNSPECIFIED
 from servicekit.database import Transaction
 from servicekit.paging import page
+from servicekit.texts import text
 from servicekit.times import to_timestamp
 from services.waste import deposit_operations, deposit_store, operations
 from services.waste.bin_rpc import CATEGORY
@@ -49,18 +50,18 @@ def _response(deposits: Sequence[Deposit], token: str) -> pb.ListDepositsRespons
 async def review_deposit(tx: Transaction, request: pb.ReviewDepositRequest) -> pb.Deposit:
     """Settles a deposit that waits for it."""
     category = CATEGORY.get(request.category)
-    deposit_id = UUID(request.deposit_id)
-    return _message(await deposit_operations.review_deposit(tx, deposit_id, accept=request.accept, category=category, note=request.note))
+    deposit_id, note = UUID(request.deposit_id), text(request.note, "note", lines=True) if request.note else ""
+    return _message(await deposit_operations.review_deposit(tx, deposit_id, accept=request.accept, category=category, note=note))
 
 
 async def report_contamination(tx: Transaction, request: pb.ReportContaminationRequest) -> pb.Deposit:
     """Takes back a deposit that does not belong where it was put."""
-    return _message(await deposit_operations.report_contamination(tx, UUID(request.deposit_id), request.note))
+    return _message(await deposit_operations.report_contamination(tx, UUID(request.deposit_id), text(request.note, "note", lines=True)))
 
 
 async def withdraw_contamination(tx: Transaction, request: pb.WithdrawContaminationRequest) -> pb.Deposit:
     """Lets a deposit count again."""
-    return _message(await deposit_operations.withdraw_contamination(tx, UUID(request.deposit_id), request.note))
+    return _message(await deposit_operations.withdraw_contamination(tx, UUID(request.deposit_id), text(request.note, "note", lines=True)))
 
 
 def _message(deposit: Deposit) -> pb.Deposit:

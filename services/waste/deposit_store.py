@@ -6,7 +6,6 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from servicekit.communities import zone_of
 from servicekit.database import Transaction
 from services.waste.bins import Category
 from services.waste.deposits import Concern, State
@@ -42,6 +41,7 @@ class Record:
     fill_permille: int | None
     card_number: str
     said_us: int | None
+    month: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,13 @@ async def find_contents(tx: Transaction, deposit_ids: Collection[UUID]) -> dict[
 _INSERT_DEPOSITS = """
 INSERT INTO deposits (
     deposit_id, bin_id, compartment, category, grams, account_id, state, concern, revision, occurred_at, received_at, note,
-    community_id, device_id, record_id, content, fill_permille, card_number, said_us
+    community_id, device_id, record_id, content, fill_permille, card_number, said_us,
+    month
 )
 SELECT * FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::text[], $9::bigint[], $10::timestamptz[],
-    $11::timestamptz[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::bytea[], $17::bigint[], $18::text[], $19::bigint[]
+    $11::timestamptz[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::bytea[], $17::bigint[], $18::text[], $19::bigint[],
+    $20::date[]
 )
 ON CONFLICT DO NOTHING
 """
@@ -213,12 +215,12 @@ async def list_weights(tx: Transaction, first: date, last: date) -> list[MonthWe
 
 
 _FIND_MONTH = """
-SELECT bins.community_id, building_id, time_zone FROM bins LEFT JOIN known_communities USING (community_id) WHERE bin_id = $1
+SELECT deposits.community_id, month, building_id FROM deposits JOIN bins USING (bin_id) WHERE deposit_id = $1
 """
 
 
-async def month_of(tx: Transaction, bin_id: UUID, at: datetime) -> MonthOfBuilding:
+async def month_of(tx: Transaction, deposit_id: UUID) -> MonthOfBuilding:
     """Whose sums a deposit of a bin goes into."""
-    row = await tx.fetchrow(_FIND_MONTH, bin_id)
+    row = await tx.fetchrow(_FIND_MONTH, deposit_id)
     assert row is not None
-    return MonthOfBuilding(row["community_id"], at.astimezone(zone_of(row["time_zone"])).date().replace(day=1), row["building_id"])
+    return MonthOfBuilding(*row)

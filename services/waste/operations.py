@@ -14,7 +14,7 @@ from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.households import find_homes
 from servicekit.identifiers import new_id
 from services.waste import deposit_store, resident_store, store
-from services.waste.bin_operations import bin_unknown, end_alarms
+from services.waste.bin_operations import bin_unknown, end_alarms, find_silence
 from services.waste.bins import Bin, Compartment, Place
 from services.waste.codes import LIFE, CodeSigner
 from services.waste.deposits import APPROACH, Approach
@@ -47,7 +47,9 @@ async def update_bin(tx: Transaction, bin_id: UUID, *, name: str | None, place: 
     changed = replace(found, name=name or found.name, place=place or found.place, in_use=found.in_use if in_use is None else in_use)
     if not await store.update_bin(tx, changed):
         raise Conflict("waste.bin_exists", "已有同名的垃圾箱", "There is a bin of this name")
-    if not changed.in_use:
+    if changed.in_use:
+        await find_silence(tx, changed)
+    else:
         await end_alarms(tx, found)
     return await get_bin(tx, bin_id)
 

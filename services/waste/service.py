@@ -51,7 +51,7 @@ SERVICE = Service(
         households.FOLLOWED,
     ],
     jobs=[
-        every(minutes=30, run=bin_operations.forget_old),
+        every(minutes=1, run=bin_operations.forget_old),
         every_outside(minutes=5, run=planning.plan_tonight),
     ],
 )

@@ -39,8 +39,8 @@ async def insert_bin(
 
 
 _BIN: Final = """
-SELECT bin_id, bins.community_id, name, device_id, building_id, latitude, longitude, in_use, last_heard_at, reported_at, bins.version,
-    time_zone
+SELECT bin_id, bins.community_id, name, device_id, building_id, latitude, longitude, in_use, last_heard_at, reported_at, silent_since,
+    bins.version, time_zone
 FROM bins LEFT JOIN known_communities USING (community_id)
 """
 _LIST_BINS = _BIN + "WHERE community_id = $1 AND ($2::text IS NULL OR name > $2) ORDER BY name LIMIT $3"
@@ -95,6 +95,7 @@ async def _bins(tx: Transaction, rows: Sequence[Any]) -> list[Bin]:
             row["in_use"],
             row["last_heard_at"],
             row["reported_at"],
+            row["silent_since"],
             row["version"],
             zone_of(row["time_zone"]),
             compartments[row["bin_id"]],
@@ -180,13 +181,13 @@ async def update_heard(tx: Transaction, heard: Sequence[Heard]) -> None:
 
 
 _UPDATE_STATUS = """
-UPDATE bins SET status_version = $3 WHERE community_id = $1 AND device_id = $2 AND status_version < $3 RETURNING bin_id
+UPDATE bins SET status_version = $3, silent_since = $4 WHERE community_id = $1 AND device_id = $2 AND status_version < $3 RETURNING bin_id
 """
 
 
-async def update_status(tx: Transaction, device_id: str, version: int) -> UUID | None:
+async def update_status(tx: Transaction, device_id: str, version: int, silent_since: datetime | None) -> UUID | None:
     """Notes the newest word about whether a device is heard, and locks its bin; None for an older word, and for what is no bin."""
-    bin_id: UUID | None = await tx.fetchval(_UPDATE_STATUS, tx.community_id, device_id, version)
+    bin_id: UUID | None = await tx.fetchval(_UPDATE_STATUS, tx.community_id, device_id, version, silent_since)
     return bin_id
 
 

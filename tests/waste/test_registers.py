@@ -55,6 +55,20 @@ async def test_no_two_bins_have_one_name_or_one_device_and_no_two_compartments_o
     assert other.bin_id != first.bin_id
 
 
+@pytest.mark.parametrize("name", ["   ", "a\0b", "a\nb", "\x7f"])
+async def test_a_bin_has_a_name_that_people_can_see(community: Community, smart_bin: SmartBin, name: str) -> None:
+    with pytest.raises(Invalid, match=r"request\.invalid"):
+        await community.call("CreateBin", bin_request(name, "seen-1"))
+    with pytest.raises(Invalid, match=r"request\.invalid"):
+        await community.call("UpdateBin", pb.UpdateBinRequest(bin_id=smart_bin.bin_id, name=name))
+
+
+@pytest.mark.parametrize("latitude", [float("nan"), float("inf"), 90.1])
+async def test_a_bin_stands_somewhere(community: Community, smart_bin: SmartBin, latitude: float) -> None:
+    with pytest.raises(Invalid, match=r"request\.invalid"):
+        await community.call("UpdateBin", pb.UpdateBinRequest(bin_id=smart_bin.bin_id, place=pb.Place(latitude=latitude)))
+
+
 async def test_bins_are_listed_by_name_page_by_page(community: Community) -> None:
     made = [(await community.bin()).bin_id for _ in range(3)]
     first = await community.call("ListBins", pb.ListBinsRequest(page_size=2))

@@ -167,6 +167,25 @@ async def test_figures_are_by_the_communitys_month_and_the_bins_building(communi
     ]
 
 
+async def test_what_is_taken_back_is_taken_from_the_month_that_it_was_added_to_though_the_zone_has_changed(
+    community: Community, smart_bin: SmartBin
+) -> None:
+    community.clock.now = datetime(2026, 2, 28, 17, 0, tzinfo=UTC)
+    deposit, heavy = await smart_bin.weighs(1000, "kitchen"), await smart_bin.weighs(15_000, "hazardous")
+    await community.publish(CommunityChanged(community_id=str(community.community_id), time_zone="America/New_York"), version=1)
+
+    async def is_known() -> bool:
+        async with community.town.running.transaction("waste", community.community_id) as tx:
+            return bool(await tx.fetchval("SELECT count(*) FROM known_communities"))
+
+    await eventually(is_known)
+    await report(community, deposit)
+    await review(community, heavy, accept=True)
+    march = (await community.figures("2026-02", "2026-03")).total
+    assert march == (await community.figures("2026-03", "2026-03")).total
+    assert march == pb.Weights(hazardous_grams=15_000, other_grams=1000, diversion_permille=937, deposits=1, contaminated_deposits=1)
+
+
 @pytest.mark.parametrize(
     ("from_month", "until_month", "code"),
     [

@@ -83,8 +83,8 @@ def test_a_card_is_whose_it_was_when_it_was_read() -> None:
     assert holder([], NOON) is None
     # Handed on at once: what was read before is of who held it then.
     handed_on = [Holding(ANNA, NOON, NOON + timedelta(minutes=5)), Holding(BEN, NOON + timedelta(minutes=5, seconds=30), None)]
-    minutes = {-1: ANNA, 4: ANNA, 4.9: ANNA, 5: BEN, 6: BEN}
-    assert {minute: holder(handed_on, NOON + timedelta(minutes=minute)) for minute in minutes} == minutes
+    seconds = {-60: ANNA, 240: ANNA, 299: ANNA, 300: BEN, 360: BEN}
+    assert {second: holder(handed_on, NOON + timedelta(seconds=second)) for second in seconds} == seconds
 
 
 def test_the_last_who_came_before_a_deposit_made_it_and_else_who_came_just_then() -> None:

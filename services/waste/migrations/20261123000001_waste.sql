@@ -19,6 +19,8 @@ CREATE TABLE bins (
     reported_at timestamptz,
     -- The newest that was said of whether its device is heard: a word that comes late says nothing.
     status_version bigint NOT NULL DEFAULT 0,
+    -- Absent while its device is heard.
+    silent_since timestamptz,
     -- Grows with every alarm that is raised or cleared, so that those who hear of them know the newest.
     version bigint NOT NULL DEFAULT 0,
     -- The list goes by name.
@@ -164,6 +166,8 @@ CREATE TABLE deposits (
     -- When it was, as far as we know, and when it was received.
     occurred_at timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
+    -- The first day of its month in the community's time as it was then: whose sums it is in. Another time zone later moves nothing.
+    month date NOT NULL,
     -- What a reviewer or an inspector wrote, who it was, and when.
     note text NOT NULL DEFAULT '',
     judged_by uuid,
