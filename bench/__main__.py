@@ -1,4 +1,4 @@
-"""`python -m bench [FIGURE...]`: prints every figure, or those named: decision, ingest, telemetry, gateway, start, ledger."""
+"""`python -m bench [FIGURE...]`: prints every figure, or those that are named; of a name that it does not know it says which there are."""
 
 import sys
 import tempfile
@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from bench import decision, gateway, ingest, ledger, start, telemetry
+from bench import decision, deposits, gateway, ingest, ledger, points, start, telemetry
 from bench.measure import report
 from console.up import Local, Options, local_platform
 from tests.support import UNLIMITED
@@ -19,6 +19,8 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "ingest": (ingest.measure, True),
     "gateway": (gateway.measure, True),
     "start": (start.measure, True),
+    "points": (points.measure, True),
+    "deposits": (deposits.measure, True),
 }
 # Figures on servers of their own.
 ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"telemetry": telemetry.main, "ledger": ledger.main}

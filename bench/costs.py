@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,11 @@ import psutil
 
 from console.processes import Child
 from console.up import READY_S, Local
+from tests.support import eventually
 
+METHOD: Final = (
+    "CPU by process as the kernel counts it; inside of a process by samples of its stack every 2 ms of CPU, in a round of its own"
+)
 _EVERY_S: Final = 0.002
 _WRITE_S: Final = 10.0
 # Between two callbacks: what the event loop does, reading sockets, and what gRPC does of its own.
@@ -93,14 +97,14 @@ def _function(frame: FrameType | None) -> str:
 def main() -> None:
     """Runs a program under the sampler."""
     file, sys.argv = Path(sys.argv[1]), sys.argv[2:]
-    parts, functions = Counter[str](), Counter[str]()
+    parts, functions = defaultdict[str, float](float), defaultdict[str, float](float)
     last, held = time.thread_time(), [0.0]
 
     def sample(_number: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.thread_time()
-        parts[_part(frame)] += now - last  # type: ignore[assignment]
-        functions[_function(frame)] += now - last  # type: ignore[assignment]
+        parts[_part(frame)] += now - last
+        functions[_function(frame)] += now - last
         last = now
 
     def collect(phase: str, _information: object) -> None:
@@ -131,33 +135,50 @@ def main() -> None:
 @asynccontextmanager
 async def sampled(local: Local, names: Sequence[str]) -> AsyncIterator[dict[str, Path]]:
     """Runs services under the sampler for as long as the block. Yields the file of each, see `spent`."""
-    plain = {name: local.children[name] for name in names}
+    plain = {name: local.children[name].command for name in names}
     files = {name: local.folder / f"{name}.spent" for name in names}
-
-    async def replace(name: str, command: Sequence[str]) -> None:
-        await local.children[name].stop()
-        old = plain[name]
-        child = local.children[name] = Child(name, [*command], old.environment, old.log, old.ready_url)
-        child.start()
-        await child.ready(READY_S)
-
-    await asyncio.gather(*(replace(name, ["bench.costs", str(files[name]), *plain[name].command]) for name in names))
+    await asyncio.gather(*(_run(local.children[name], ["bench.costs", str(files[name]), *plain[name]]) for name in names))
     try:
         yield files
     finally:
-        await asyncio.gather(*(replace(name, plain[name].command) for name in names))
+        await asyncio.gather(*(_run(local.children[name], plain[name]) for name in names))
 
 
-async def spent(local: Local, name: str, file: Path) -> Spent:
-    """What a service under the sampler has spent until now."""
+async def _run(child: Child, command: list[str]) -> None:
+    """Ends a service, which is started again, as something else."""
+    child.command, child.restarts, before = command, 0, child.pid
+    assert before is not None
+    os.kill(before, signal.SIGTERM)
+
+    async def is_another() -> bool:
+        return child.pid != before
+
+    await eventually(is_another, deadline_s=READY_S)
+    await child.ready(READY_S)
+
+
+def spent(local: Local, name: str, file: Path) -> Spent:
+    """What a service under the sampler has spent until now. Raises TimeoutError when it does not say."""
     file.unlink(missing_ok=True)
     pid = local.children[name].pid
     assert pid is not None
     os.kill(pid, signal.SIGUSR1)
-    async with asyncio.timeout(_WRITE_S):
-        while not file.exists():
-            await asyncio.sleep(0.01)
+    end = time.monotonic() + _WRITE_S
+    while not file.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(name)
+        time.sleep(0.01)
     return msgspec.json.decode(file.read_bytes(), type=Spent)
+
+
+def by_cost(costs: Mapping[str, float]) -> dict[str, float]:
+    """Microseconds, the most first, without what is next to nothing."""
+    return {name: round(cost, 1) for name, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1}
+
+
+def since(start: Mapping[str, float], end: Mapping[str, float], count: int) -> dict[str, float]:
+    """What one of `count` has cost between two accounts of seconds, in microseconds."""
+    return {name: (seconds - start.get(name, 0.0)) / count * 1e6 for name, seconds in end.items()}
 
 
 def cpu_seconds(local: Local) -> dict[str, float]:

@@ -28,7 +28,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import StorageType, StreamConfig
 
-from bench.costs import cpu_seconds, sampled, spent
+from bench.costs import METHOD, by_cost, cpu_seconds, sampled, since, spent
 from bench.measure import Run, open_loop, report
 from bench.mqtt import Device
 from bench.points import move_in, sign_in
@@ -49,6 +49,7 @@ GRAMS = 300
 SERVICES = ("ingest", "waste", "points")
 ZONE = ZoneInfo("Asia/Shanghai")
 _DRAIN_S = 120.0
+_TELL_S = 10.0
 _STREAM = "BENCH"
 
 
@@ -88,9 +89,11 @@ class Town:
 
     async def booked(self) -> int:
         """How many transfers have given points in this community: each touches the account of what was issued."""
-        return int(
-            await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", issued_id(self.community_id)) or 0
-        )
+        return await self.version(issued_id(self.community_id))
+
+    async def version(self, account_id: uuid.UUID) -> int:
+        """How many entries an account has."""
+        return int(await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", account_id) or 0)
 
     async def wrong_balances(self) -> int:
         """How many residents do not have exactly what their deposits gave."""
@@ -152,13 +155,11 @@ async def _set_up(manager: Api, device_id: str) -> str:
 
 async def _hand_out_cards(local: Local, token: str, residents: Sequence[uuid.UUID]) -> None:
     async with grpc.aio.insecure_channel(local.addresses.of("waste")) as channel:
-        register = channel.unary_unary("/linli.waste.v1.WasteService/RegisterCard")
+        register: Any = channel.unary_unary("/linli.waste.v1.WasteService/RegisterCard")
+        metadata = (("authorization", f"Bearer {token}"),)
         cards = [RegisterCardRequest(card_number=card_number(nth), account_id=str(each)) for nth, each in enumerate(residents)]
         for first in range(0, len(cards), 64):
-            calls = [
-                register(card.SerializeToString(), metadata=(("authorization", f"Bearer {token}"),)) for card in cards[first : first + 64]
-            ]
-            await asyncio.gather(*calls)
+            await asyncio.gather(*(register(card.SerializeToString(), metadata=metadata) for card in cards[first : first + 64]))
 
 
 async def measure(local: Local) -> None:
@@ -188,8 +189,7 @@ async def measure(local: Local) -> None:
             ratio=rate / peer_rate,
         )
         await _latency(town)
-        costs = {process: (after[process] - before[process]) / ROUNDS / DEPOSITS * 1e6 for process in after}
-        await _where_the_time_goes(local, town, costs)
+        await _where_the_time_goes(local, town, since(before, after, ROUNDS * DEPOSITS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +210,17 @@ async def _flood(town: Town, deposits: int) -> Flood:
 
     async def one_bin() -> None:
         window = asyncio.Semaphore(IN_FLIGHT)
-        acknowledged: Any = None
         for _ in range(deposits // BINS):
             await window.acquire()
-            _, acknowledged = town.put_in()
-            acknowledged.add_done_callback(lambda _done: window.release())
+            town.put_in()[1].add_done_callback(lambda _done: window.release())
         for _ in range(IN_FLIGHT):
             await window.acquire()
 
-    publishing = asyncio.create_task(_all(one_bin() for _ in range(BINS)))
-    publishing.add_done_callback(lambda _done: until_s.setdefault("acknowledged by NATS", perf_counter() - began))
+    async def all_bins() -> None:
+        await asyncio.gather(*(one_bin() for _ in range(BINS)))
+        until_s["acknowledged by NATS"] = perf_counter() - began
+
+    publishing = asyncio.create_task(all_bins())
     async with asyncio.timeout(_DRAIN_S):
         # A look at each of the three costs next to nothing, and is coarse against the seconds that a round takes.
         while await town.booked() < goal:
@@ -232,10 +233,6 @@ async def _flood(town: Town, deposits: int) -> Flood:
     for name in streams:
         until_s.setdefault(name, seconds)
     return Flood(deposits / seconds, {**until_s, "booked by points": seconds})
-
-
-async def _all(work: Any) -> None:
-    await asyncio.gather(*work)
 
 
 async def _stored(town: Town, stream: str) -> int:
@@ -269,14 +266,15 @@ async def _latency(town: Town) -> None:
     async def deposit(number: int) -> bool:
         resident, stored = town.put_in()
         told = town.told[str(resident)] = asyncio.get_running_loop().create_future()
-        look = asyncio.create_task(_balance_changes(town, resident)) if number % PER_SECOND == PER_SECOND // 2 else None
+        looking = [asyncio.create_task(_balance_changes(town, resident))] if number % PER_SECOND == PER_SECOND // 2 else []
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(_TELL_S):
                 await stored
                 told_at = await told
-                if look is not None:
-                    late_s.append(told_at - await look)
+                late_s.extend([told_at - await look for look in looking])
         except TimeoutError:
+            for look in looking:
+                look.cancel()
             return False
         return True
 
@@ -299,7 +297,7 @@ async def _latency(town: Town) -> None:
         p99_ms=median(run.percentile_ms(99) for run in runs),
         wrong=sum(run.failures for run in runs),
         seen_by="the resident's notification, which leaves after the commit",
-        seen_late_by_ms=median(late_s) * 1000,
+        seen_late_by_ms=median(late_s) * 1000 if late_s else None,
         bare_p50_ms=median(run.percentile_ms(50) for run in bare),
         bare_p99_ms=median(run.percentile_ms(99) for run in bare),
         bare_is="until NATS acknowledges that it is stored",
@@ -309,34 +307,24 @@ async def _latency(town: Town) -> None:
 async def _balance_changes(town: Town, resident: uuid.UUID) -> float:
     """When the balance had changed, read every millisecond."""
     account_id = Holder(town.community_id, resident).points_id
-    sql, before = "SELECT version FROM ledger_accounts WHERE account_id = $1", -1
+    before = await town.version(account_id)
     while True:
-        version = await town.points.fetchval(sql, account_id) or 0
-        if before >= 0 and version != before:
+        if await town.version(account_id) != before:
             return perf_counter()
-        before = version
         await asyncio.sleep(0.001)
 
 
-async def _where_the_time_goes(local: Local, town: Town, costs: Mapping[str, float]) -> None:
+async def _where_the_time_goes(local: Local, town: Town, processes: Mapping[str, float]) -> None:
     """The CPU of a deposit, by process; then, in a round with the services under a sampler, by part of their code."""
-    inside: dict[str, dict[str, float]] = {}
     async with sampled(local, SERVICES) as files:
         await _flood(town, DEPOSITS // 4)
-        starts = {name: await spent(local, name, file) for name, file in files.items()}
+        starts = {name: spent(local, name, file) for name, file in files.items()}
         flood = await _flood(town, DEPOSITS)
-        for name, file in files.items():
-            end, start = await spent(local, name, file), starts[name]
-            inside[name] = {
-                part: round((seconds - start.parts_s.get(part, 0.0)) / DEPOSITS * 1e6, 1)
-                for part, seconds in sorted(end.parts_s.items(), key=lambda item: -item[1])
-            }
+        ends = {name: spent(local, name, file) for name, file in files.items()}
     report(
         "3 deposits, where the time goes",
-        method="CPU by process as the kernel counts it; inside of services by samples of their stacks every 2 ms of CPU, in a round of its own",
-        microseconds_by_process={
-            process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1
-        },
-        microseconds_inside=inside,
-        sampled_per_second=flood.per_second,
+        method=METHOD,
+        microseconds_by_process=by_cost(processes),
+        microseconds_inside={name: by_cost(since(starts[name].parts_s, ends[name].parts_s, DEPOSITS)) for name in SERVICES},
+        deposits_per_second_sampled=flood.per_second,
     )

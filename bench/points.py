@@ -21,7 +21,7 @@ import httpx
 import nats
 
 import ledger
-from bench.costs import cpu_seconds, sampled, spent
+from bench.costs import METHOD, by_cost, cpu_seconds, sampled, since, spent
 from bench.decision import peer
 from bench.ledger import found_town, transfers_per_second
 from bench.measure import Run, closed_loop, report
@@ -125,8 +125,8 @@ class Granting:
         self.refusals: Counter[str] = Counter()
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._names = itertools.cycle([str(resident) for resident in residents])
-        self._single = [channel.unary_unary(f"{SERVICE}/GrantPoints") for channel in channels]
-        self._batch = [channel.unary_unary(f"{SERVICE}/GrantPointsInBatch") for channel in channels]
+        self._single: list[Any] = [channel.unary_unary(f"{SERVICE}/GrantPoints") for channel in channels]
+        self._batch: list[Any] = [channel.unary_unary(f"{SERVICE}/GrantPointsInBatch") for channel in channels]
 
     def request(self) -> pb.GrantPointsRequest:
         """Ten points for the next resident."""
@@ -164,7 +164,7 @@ async def channels_to(address: str) -> AsyncIterator[Sequence[grpc.aio.Channel]]
 
 
 def _echo(channels: Sequence[grpc.aio.Channel], body: bytes) -> Work:
-    calls = [channel.unary_unary("/bench.Echo/Echo") for channel in channels]
+    calls: list[Any] = [channel.unary_unary("/bench.Echo/Echo") for channel in channels]
 
     async def echo(caller: int) -> bool:
         return bool(await calls[caller % len(calls)](body) == body)
@@ -230,27 +230,20 @@ async def _where_the_time_goes(local: Local, granting: Granting) -> None:
     ):
         before = cpu_seconds(local)
         run = await closed_loop(work, workers=workers, seconds=ROUND_S)
-        grants = len(run.latencies) * size
-        after = cpu_seconds(local)
-        costs = {process: (after[process] - before[process]) / grants * 1e6 for process in after}
+        processes = since(before, cpu_seconds(local), len(run.latencies) * size)
         async with sampled(local, ["points"]) as files:
             await closed_loop(work, workers=workers, seconds=WARM_S)
-            start, begun = await spent(local, "points", files["points"]), perf_counter()
+            start, begun = spent(local, "points", files["points"]), perf_counter()
             run = await closed_loop(work, workers=workers, seconds=ROUND_S)
-            wall_s, end = perf_counter() - begun, await spent(local, "points", files["points"])
-        grants = len(run.latencies) * size
-        parts = {part: seconds - start.parts_s.get(part, 0.0) for part, seconds in end.parts_s.items()}
-        whole = end.process_s - start.process_s
+            wall_s, end = perf_counter() - begun, spent(local, "points", files["points"])
+        grants, process_s = len(run.latencies) * size, end.process_s - start.process_s
+        inside = since(start.parts_s, end.parts_s, grants)
         # gRPC reads and writes its connections in threads of its own.
-        parts["gRPC"] = parts.get("gRPC", 0.0) + whole - sum(parts.values())
+        inside["gRPC"] = inside.get("gRPC", 0.0) + process_s / grants * 1e6 - sum(inside.values())
         report(
             f"2 points, {name}, where the time goes",
-            method="CPU by process as the kernel counts it; inside of points by samples of its stack every 2 ms of CPU, in a round of its own",
-            microseconds_by_process={
-                process: round(cost, 1) for process, cost in sorted(costs.items(), key=lambda item: -item[1]) if cost >= 1
-            },
-            microseconds_inside_points={
-                part: round(cost / grants * 1e6, 1) for part, cost in sorted(parts.items(), key=lambda item: -item[1])
-            },
-            points_busy=whole / wall_s,
+            method=METHOD,
+            microseconds_by_process=by_cost(processes),
+            microseconds_inside_points=by_cost(inside),
+            points_busy=process_s / wall_s,
         )

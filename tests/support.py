@@ -14,6 +14,7 @@ Everything asynchronous in such a module runs on the module's loop; a test there
 """
 
 import asyncio
+import itertools
 import os
 import time
 import uuid
@@ -126,7 +127,8 @@ class Servers:
         self.postgres: PostgresServer = start_postgres(folder / "postgres", durable=False)
         self.nats: NatsServer = start_nats(folder / "nats")
         self._templates: dict[str, _Template] = {}
-        self._clones = 0
+        # Shared by copies that have a broker of their own.
+        self._clones = itertools.count(1)
 
     def stop(self) -> None:
         self.nats.stop()
@@ -166,9 +168,8 @@ class Servers:
                 await self._run(f"DROP DATABASE IF EXISTS {clone} WITH (FORCE)")
 
     async def _clone(self, service: Service) -> str:
-        self._clones += 1
         template = f"linli_{_database_name(service)}"
-        clone = f"{template}_{os.getpid()}_{self._clones}"
+        clone = f"{template}_{os.getpid()}_{next(self._clones)}"
         await self._run(f"CREATE DATABASE {clone} TEMPLATE {template} OWNER {template}_owner")
         return clone
 

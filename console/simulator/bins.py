@@ -14,6 +14,8 @@ from console.demonstration import DemonstrationBin
 
 _REPORT_S = 30.0
 _RECONNECT_S = 1.0
+# A broker that has just come back may leave the first try unanswered.
+_ANSWER_S = 5.0
 ZONE = ZoneInfo("Asia/Shanghai")
 Clock = Callable[[], datetime]
 
@@ -50,7 +52,13 @@ class Bin:
             try:
                 async with (
                     aiomqtt.Client(
-                        self._host, self._port, username=device_id, password=self._secret, identifier=device_id, keepalive=15
+                        self._host,
+                        self._port,
+                        username=device_id,
+                        password=self._secret,
+                        identifier=device_id,
+                        keepalive=15,
+                        timeout=_ANSWER_S,
                     ) as client,
                     asyncio.TaskGroup() as work,
                 ):

@@ -450,7 +450,7 @@ async def serve(services: Sequence[Service], process: ProcessSettings) -> None:
     try:
         async with hosted(services, process) as host:
             started = True
-            # What was imported and opened stays: the collector need not walk over it again and again, which costs a tenth of a busy process.
+            # What was imported and opened stays: the collector need not walk over it again and again.
             gc.collect()
             gc.freeze()
             telemetry.log.info("ready", services=[service.name for service in services])

@@ -38,12 +38,11 @@ def read_deposit(known: KnownDevice, said: Mapping[str, Any], received_at: datet
         grams=_grams(said),
         fill_permille=_permille(said.get("fill")),
     )
+    # Absent when the bin says none: our time in its place would differ each time that the record is sent, and pass for the bin's clock.
     at = loose.clock_time(said.get("at"), known.zone)
     if at is not None:
         deposited.occurred_at.FromDatetime(at)
     event_id = derived_id("deposited", deposited.SerializeToString().hex())
-    if at is None:
-        deposited.occurred_at.FromDatetime(received_at)
     deposited.received_at.FromDatetime(received_at)
     return event_id, deposited
 
@@ -60,7 +59,9 @@ def read_status(known: KnownDevice, said: Mapping[str, Any], received_at: dateti
     temperature = loose.number(said.get("temperature_c"))
     if temperature is not None and abs(temperature) <= _TEMPERATURE_MAX_C:
         reported.temperature_c = round(temperature)
-    reported.occurred_at.FromDatetime(loose.clock_time(said.get("at"), known.zone) or received_at)
+    at = loose.clock_time(said.get("at"), known.zone)
+    if at is not None:
+        reported.occurred_at.FromDatetime(at)
     reported.received_at.FromDatetime(received_at)
     return new_id(), reported
 

@@ -109,6 +109,26 @@ class DeviceMessages:
         self._waiting: dict[str, list[Msg]] = {}
         self._in_work: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
+        # Of which of the client's connections the broker is known to keep what devices say, counted from 0.
+        self._kept_since: int | None = None
+        self._keeping = asyncio.Lock()
+
+    async def keep(self) -> None:
+        """Returns when the broker keeps what devices say, even if it has lost its disk before it came back. Raises Unavailable.
+
+        Without the stream it would acknowledge what nobody keeps, so no device is let in before.
+        """
+        async with self._keeping:
+            connection = self._client.stats["reconnects"]
+            if self._kept_since == connection:
+                return
+            try:
+                await self._ensure()
+            except (NatsError, OSError, TimeoutError) as error:
+                raise Unavailable(
+                    "messaging.unavailable", "消息服务暂时不可用", "The message broker does not answer", retry_after_s=1
+                ) from error
+            self._kept_since = connection
 
     async def run(self) -> None:
         """Hears until it is cancelled; makes the stream and its consumers when the broker has none, or has lost them."""

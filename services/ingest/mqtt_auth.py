@@ -5,6 +5,7 @@ to publish under its own subject and to hear its own commands, and nothing else.
 connected.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -55,10 +56,12 @@ class _Claims(msgspec.Struct):
 class MqttSignIn:
     """Answers the broker."""
 
-    def __init__(self, intake: Intake, client: Client, key: AccountKey) -> None:
+    def __init__(self, intake: Intake, client: Client, key: AccountKey, keep: Callable[[], Awaitable[None]]) -> None:
+        """`keep` returns when the broker keeps what devices say. Raises Unavailable."""
         self._intake = intake
         self._client = client
         self._key = key
+        self._keep = keep
 
     async def start(self) -> None:
         """Begins to answer; instances share the questions."""
@@ -76,7 +79,9 @@ class MqttSignIn:
             return
         verdict: dict[str, Any]
         try:
-            verdict = {"jwt": self._permit(await self._device(question), question)}
+            known = await self._device(question)
+            await self._keep()
+            verdict = {"jwt": self._permit(known, question)}
         except ServiceError as error:
             verdict = {"error": error.code}
         claims: dict[str, object] = {

@@ -88,9 +88,10 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
         viid_server_id=settings.viid_server_id,
     )
     gates = Gates(_gate_keys(settings.gate_public_key), devices, running.publisher, running.clock)
+    messages = DeviceMessages(intake, running.nats, running.process.stream_replicas)
     if settings.mqtt_issuer_seed:
-        await MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed)).start()
-    hearing = asyncio.create_task(DeviceMessages(intake, running.nats, running.process.stream_replicas).run())
+        await MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed), messages.keep).start()
+    hearing = asyncio.create_task(messages.run())
     try:
         yield [intake, devices, gates, intake.vault, intake.decisions]
     finally:

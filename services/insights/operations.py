@@ -12,7 +12,7 @@ import prometheus_client
 from servicekit import telemetry
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
-from servicekit.errors import Invalid
+from servicekit.errors import FieldViolation, Invalid
 from services.insights import steps, store
 from services.insights.chunks import Chunk, Reading, Retention, cut
 from services.insights.store import ListedObject, ObservedObject, Point, Range, Source
@@ -77,7 +77,8 @@ async def read_telemetry(tx: Transaction, device_id: str, metric: str, since: da
     """
     from_us, until_us = steps.microseconds(since), steps.microseconds(until)
     if until_us <= from_us:
-        raise Invalid("insights.range_inverted", "结束时间必须晚于开始时间", "The range must end after it begins")
+        field = FieldViolation("until", "insights.range_inverted", "must be after from")
+        raise Invalid("insights.range_inverted", "结束时间必须晚于开始时间", "The range must end after it begins", fields=[field])
     if step_s and steps.steps_between(from_us, until_us, step_s) > steps.POINTS_MAX:
         raise _too_many_points(from_us, until_us)
     asked = Range(tx.community_id, device_id, metric, from_us, until_us, steps.utc_day(from_us), steps.utc_day(until_us - 1))

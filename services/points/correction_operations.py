@@ -63,7 +63,6 @@ async def _rule_of(tx: Transaction, earning: Earning) -> Rule:
     """The rule that made an earning, as it was then."""
     if earning.claim.source is Source.GRANT:
         return GRANTED
-    books = (await store.books(tx, [tx.community_id]))[tx.community_id]
-    rule = next(book for book in books if book.version == earning.rules_version).rule(earning.rule_id)
-    assert rule is not None
-    return rule
+    book = await store.find_book(tx, earning.rules_version)
+    assert book is not None
+    return next(rule for rule in book.rules if rule.rule_id == earning.rule_id)

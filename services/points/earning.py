@@ -46,7 +46,7 @@ _TEXTS: Final = {
     Reason.NONE: ("", ""),
     Reason.NO_RULES: ("当时尚未公布积分规则", "No rules were in force then"),
     Reason.NO_RULE: ("积分规则中没有此项", "The rules do not reward this"),
-    Reason.NOT_A_RESIDENT: ("不是本小区住户", "Not a resident of this community"),
+    Reason.NOT_A_RESIDENT: ("不是本小区居民", "Not a resident of this community"),
     Reason.TOO_LITTLE: ("未达到积分的最低标准", "Too little to earn points"),
     Reason.DAILY_LIMIT: ("已达到当日积分上限", "The limit of the day is reached"),
     Reason.MONTHLY_LIMIT: ("已达到当月积分上限", "The limit of the month is reached"),
@@ -103,6 +103,11 @@ class Used:
 
     by_day: Counter[tuple[UUID, str, date]] = field(default_factory=Counter)
     by_month: Counter[tuple[UUID, str, int, int]] = field(default_factory=Counter)
+
+    def know(self, earner_id: UUID, rule_id: str, day: date, on_day: int, in_month: int) -> None:
+        """Notes what was earned on a day and in its month before."""
+        self.by_day[earner_id, rule_id, day] = on_day
+        self.by_month[earner_id, rule_id, day.year, day.month] = in_month
 
     def add(self, earner_id: UUID, rule_id: str, day: date, points: int) -> None:
         """Counts points that were earned."""

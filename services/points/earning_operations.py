@@ -68,7 +68,7 @@ async def _survey(tx: Transaction, claims: Sequence[Claim]) -> _Ground:
         return _Ground({}, {}, {}, {})
     accounts = {claim.account_id for claim in claims}
     return _Ground(
-        await store.books(tx, {claim.community_id for claim in claims}),
+        await store.books(tx, {claim.community_id for claim in claims}, min(claim.occurred_at for claim in claims)),
         await find_zones(tx),
         await store.find_homes(tx, accounts),
         await pool_store.find_pools(tx, accounts),

@@ -8,12 +8,13 @@ from ledger import Posting, Transfer
 from servicekit import households
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
-from servicekit.errors import Conflict, Denied, NotFound, ServiceError
+from servicekit.errors import Conflict, Denied, ServiceError
 from servicekit.identifiers import new_id
 from services.points import gift_store, holders, pool_operations, pool_store, store
 from services.points.holders import NOTHING, Holder
 from services.points.notices import MY_ENTRIES, Notice, household_entries, tell
-from services.points.redemption_operations import insufficient, not_a_resident
+from services.points.redemption_operations import insufficient
+from services.points.rule_operations import not_a_resident, resident_not_found
 from services.points.store import DailyEarning
 
 
@@ -29,7 +30,7 @@ async def give_to_neighbour(tx: Transaction, account_id: UUID, points: int, mess
     if giver_id not in homes:
         raise not_a_resident()
     if account_id not in homes:
-        raise NotFound("points.resident_not_found", "没有找到该居民", "There is no such resident")
+        raise resident_not_found()
     return await _give(tx, account_id, points, message, told=[account_id], link=MY_ENTRIES)
 
 

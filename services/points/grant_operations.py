@@ -13,7 +13,7 @@ from servicekit.identifiers import derived_id
 from services.points import earning_operations, grant_store, holders, pool_store, store
 from services.points.earning import Case, Claim
 from services.points.grant_store import Grant, GrantState
-from services.points.rule_operations import no_rules, not_a_resident
+from services.points.rule_operations import no_rules, not_a_resident, resident_not_found
 from services.points.rulebook import GRANT, GRANTED, RuleBook, Source, in_force
 
 
@@ -74,7 +74,7 @@ async def decide_grants(turn: Turn, requests: Sequence[GrantRequest]) -> list[Gr
             text = "不能给自己或同住家人发放积分", "Nobody grants points to themselves or to those they live with"
             answers.append(Denied("points.grant_to_oneself", *text))
         elif (request.community_id, request.account_id) not in homes:
-            answers.append(NotFound("points.resident_not_found", "没有找到该住户", "There is no such resident"))
+            answers.append(resident_not_found())
         elif book is None:
             answers.append(no_rules())
         else:
@@ -99,7 +99,7 @@ class _Ground:
 
 async def _survey(tx: Transaction, community_ids: Collection[UUID]) -> _Ground:
     zones = await earning_operations.find_zones(tx)
-    books = {community_id: in_force(each, tx.now) for community_id, each in (await store.books(tx, community_ids)).items()}
+    books = {community_id: in_force(each, tx.now) for community_id, each in (await store.books(tx, community_ids, tx.now)).items()}
     return _Ground(
         {community_id: book for community_id, book in books.items() if book is not None},
         {community_id: tx.now.astimezone(zones[community_id]).date() for community_id in community_ids},

@@ -24,8 +24,7 @@ class Ranked:
 # A household's own earnings count for its building, a resident's for the building of their oldest home. Homes are looked up one by one, by
 # key: behind the walls the planner takes every table for nearly empty, and would join ten thousand earners with as many homes in a loop.
 _RANK_BUILDINGS = """
-SELECT building_id AS subject_id, '' AS nickname, sum(points)::bigint AS points, rank() OVER (ORDER BY sum(points) DESC) AS rank
-FROM (
+WITH placed AS MATERIALIZED (
     SELECT points, coalesce(
         (
             SELECT building_id FROM known_residents JOIN known_households USING (household_id)
@@ -37,8 +36,9 @@ FROM (
         SELECT earner_id, sum(points) AS points FROM daily_earnings
         WHERE community_id = $1 AND day >= $2 AND day < $3 AND rule_id <> 'gift' GROUP BY earner_id
     ) AS earned
-) AS placed
-WHERE building_id IS NOT NULL GROUP BY building_id HAVING sum(points) > 0 ORDER BY rank, building_id LIMIT $4
+)
+SELECT building_id AS subject_id, '' AS nickname, sum(points)::bigint AS points, rank() OVER (ORDER BY sum(points) DESC) AS rank
+FROM placed WHERE building_id IS NOT NULL GROUP BY building_id HAVING sum(points) > 0 ORDER BY rank, building_id LIMIT $4
 """
 
 
@@ -51,14 +51,15 @@ _RANK_RESIDENTS = """
 SELECT earner_id AS subject_id, coalesce(nickname, '') AS nickname, sum(points)::bigint AS points,
     rank() OVER (ORDER BY sum(points) DESC) AS rank
 FROM daily_earnings LEFT JOIN preferences ON account_id = earner_id
-WHERE earner_id = ANY($1::uuid[]) AND day >= $2 AND day < $3 AND rule_id <> 'gift' AND on_leaderboards IS NOT FALSE
-GROUP BY earner_id, nickname HAVING sum(points) > 0 ORDER BY rank, earner_id LIMIT $4
+WHERE daily_earnings.community_id = $1 AND earner_id = ANY($2::uuid[]) AND day >= $3 AND day < $4 AND rule_id <> 'gift'
+    AND on_leaderboards IS NOT FALSE
+GROUP BY earner_id, nickname HAVING sum(points) > 0 ORDER BY rank, earner_id LIMIT $5
 """
 
 
 async def rank_residents(tx: Transaction, account_ids: Collection[UUID], since: date, until: date, limit: int) -> list[Ranked]:
     """Of these residents, those who earned most from `since` until the day before `until`, without those who have opted out."""
-    return [Ranked(**row) for row in await tx.fetch(_RANK_RESIDENTS, list(account_ids), since, until, limit)]
+    return [Ranked(**row) for row in await tx.fetch(_RANK_RESIDENTS, tx.community_id, list(account_ids), since, until, limit)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from services.points.catalogue_store import Item
 from services.points.holders import Holder
 from services.points.notices import Notice, tell
 from services.points.redemption_store import Redemption, RedemptionState
+from services.points.rule_operations import no_rules, not_a_resident
 
 _CODE_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _CODE_LENGTH: Final = 16
@@ -32,12 +33,12 @@ async def redeem(tx: Transaction, item_id: UUID, quantity: int, household_id: UU
     Raises NotFound for an item that is not listed or a household that is not the caller's, and Conflict for a caller who lives nowhere here
     or does not pool, an item that is not valid now or of which they have had enough, and when points or stock do not suffice.
     """
+    turn = await holders.take_turn(tx, [tx.community_id])
     account_id = tx.caller.account_id
     if account_id not in await households.find_homes(tx, [account_id]):
         raise not_a_resident()
     if household_id is not None:
         await pool_operations.check_may_spend(tx, household_id)
-    turn = await holders.take_turn(tx, [tx.community_id])
     item = await catalogue_store.find_item(tx, item_id)
     if item is None or not item.listed:
         raise item_not_found()
@@ -64,7 +65,7 @@ async def _check_offer(tx: Transaction, item: Item, quantity: int) -> None:
 async def _reservation(tx: Transaction, item: Item, quantity: int, household_id: UUID | None) -> Redemption:
     terms = await store.terms_at(tx, tx.now)
     if terms is None:
-        raise Conflict("points.no_rules", "本小区尚未公布积分规则", "This community has not published rules yet")
+        raise no_rules()
     expires_at = tx.now + timedelta(hours=terms.hold_hours)
     return Redemption(
         redemption_id=new_id(),
@@ -181,11 +182,6 @@ def _names(redemption: Redemption) -> tuple[str, str]:
 def _notice(redemption: Redemption, kind: str, zh: str, en: str) -> Notice:
     link = f"/v1/me/points/redemptions/{redemption.redemption_id}"
     return Notice(redemption.community_id, redemption.account_id, kind, zh, en, link)
-
-
-def not_a_resident() -> Conflict:
-    """The error for somebody who has no home here, and so no points."""
-    return Conflict("points.not_a_resident", "仅本小区居民可使用积分", "Only residents of this community have points")
 
 
 def insufficient() -> Conflict:

@@ -56,9 +56,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
 async def insert_redemption(tx: Transaction, redemption: Redemption) -> None:
     """Adds a reservation."""
-    r = redemption
-    who = (r.redemption_id, tx.community_id, r.item_id, r.account_id, r.household_id)
-    await tx.execute(_INSERT_REDEMPTION, *who, r.quantity, r.points, r.state, r.pickup_code, r.reserved_at, r.expires_at)
+    await tx.execute(
+        _INSERT_REDEMPTION,
+        redemption.redemption_id,
+        tx.community_id,
+        redemption.item_id,
+        redemption.account_id,
+        redemption.household_id,
+        redemption.quantity,
+        redemption.points,
+        redemption.state,
+        redemption.pickup_code,
+        redemption.reserved_at,
+        redemption.expires_at,
+    )
 
 
 _COUNT_HAD = """
@@ -111,13 +122,16 @@ async def list_own(tx: Transaction, after: UUID | None, limit: int) -> list[Rede
     return [_redemption(row) for row in await tx.fetch(_LIST_OWN, tx.caller.account_id, after, limit)]
 
 
-_LIST = (
-    _REDEMPTION
-    + """
-WHERE redemptions.community_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::uuid IS NULL OR redemption_id < $3)
-ORDER BY redemption_id DESC LIMIT $4
-"""
+# The page first, then its items: behind the walls the planner takes a community's redemptions for few, and would join and sort all of them.
+_NEWEST: Final = """
+WHERE redemption_id IN (
+    SELECT redemption_id FROM redemptions
+    WHERE community_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::uuid IS NULL OR redemption_id < $3)
+    ORDER BY redemption_id DESC LIMIT $4
 )
+ORDER BY redemption_id DESC
+"""
+_LIST = _REDEMPTION + _NEWEST
 
 
 async def list_redemptions(tx: Transaction, state: RedemptionState | None, after: UUID | None, limit: int) -> list[Redemption]:

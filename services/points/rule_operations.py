@@ -6,7 +6,7 @@ from typing import Final
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from services.points import store
-from services.points.rulebook import RuleBook, find_faults, in_force
+from services.points.rulebook import RuleBook, find_faults
 
 # Between pressing the button and our clock.
 _LENIENCY: Final = timedelta(minutes=1)
@@ -51,8 +51,7 @@ async def publish_rules(tx: Transaction, draft: RuleBook) -> RuleBook:
 
 async def get_rules(tx: Transaction, version: int) -> RuleBook:
     """A version of the rules, or with 0 the one in force. Raises NotFound."""
-    books = (await store.books(tx, [tx.community_id]))[tx.community_id]
-    found = next((book for book in books if book.version == version), None) if version else in_force(books, tx.now)
+    found = await (store.find_book(tx, version) if version else store.book_at(tx, tx.now))
     if found is None:
         raise NotFound("points.no_rules", "没有找到积分规则", "There are no such rules")
     return found
@@ -65,4 +64,9 @@ def no_rules() -> Conflict:
 
 def not_a_resident() -> Conflict:
     """Who lives nowhere here has no points."""
-    return Conflict("points.not_a_resident", "不是本小区住户", "Only residents have points")
+    return Conflict("points.not_a_resident", "不是本小区居民", "Only residents have points")
+
+
+def resident_not_found() -> NotFound:
+    """Points are given to residents alone, and shown of nobody else."""
+    return NotFound("points.resident_not_found", "没有找到该居民", "There is no such resident")

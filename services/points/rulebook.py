@@ -95,10 +95,6 @@ class RuleBook:
         fitting = {rule.category: rule for rule in self.rules if rule.source is source}
         return fitting.get(category) or fitting.get("")
 
-    def rule(self, rule_id: str) -> Rule | None:
-        """The rule with this name."""
-        return next((rule for rule in self.rules if rule.rule_id == rule_id), None)
-
 
 # What a grant by hand is booked under: a point for every point, without limits.
 GRANTED: Final = Rule(GRANT, Source.GRANT, "", Beneficiary.RESIDENT, 1, 1, 0, 0, 0, "人工发放", "Granted")

@@ -9,9 +9,10 @@ import ledger
 from servicekit import households
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid, NotFound
+from servicekit.errors import FieldViolation, Invalid
 from services.points.expiring import find_next_expiry
 from services.points.holders import NOTHING, Holder
+from services.points.rule_operations import resident_not_found
 from services.points.statement import Line, Statement
 
 _DAYS_MAX: Final = 366
@@ -42,7 +43,7 @@ async def check_resident(tx: Transaction, account_id: UUID) -> None:
     if account_id in await households.find_homes(tx, [account_id]):
         return
     if await ledger.balance(tx, Holder(tx.community_id, account_id).points_id) is None:
-        raise NotFound("points.resident_not_found", "没有找到该居民", "There is no such resident")
+        raise resident_not_found()
 
 
 async def make_statement(tx: Transaction, account_id: UUID, from_day: date, until_day: date) -> Statement:

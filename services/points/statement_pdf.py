@@ -5,8 +5,11 @@ collection Adobe-GB1), so no font is shipped and a statement is small: docs/adr/
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 from reportlab.lib.pagesizes import A4
@@ -77,14 +80,19 @@ def _wrap(text: str, font: str) -> list[str]:
     """The text in lines that fit: broken after a blank where there is one, as Chinese may be anywhere else."""
     text = "".join(character if character <= "\uffff" else _UNPRINTABLE for character in text)
     lines = []
-    while text and pdfmetrics.stringWidth(text, font, _SIZE) > _TEXT_WIDTH:
-        length = len(text) - 1
-        while length > 1 and pdfmetrics.stringWidth(text[:length], font, _SIZE) > _TEXT_WIDTH:
-            length -= 1
-        length = text.rfind(" ", 1, length + 1) + 1 or length
+    while text:
+        length = bisect_right(list(accumulate(_width(character, font) for character in text)), _TEXT_WIDTH)
+        if length < len(text):
+            length = text.rfind(" ", 1, length + 1) + 1 or length
         lines.append(text[:length].rstrip())
         text = text[length:]
-    return [*lines, text] if text else lines
+    return lines
+
+
+@lru_cache(maxsize=10_000)
+def _width(character: str, font: str) -> float:
+    width: float = pdfmetrics.stringWidth(character, font, _SIZE)
+    return width
 
 
 def _paginate(rows: Sequence[_Row]) -> list[list[_Row]]:

@@ -42,14 +42,17 @@ async def insert_book(tx: Transaction, book: RuleBook) -> bool:
 
 SELECT_BOOKS = """
 SELECT community_id, version, effective_from, book, changes_zh, changes_en, published_at, published_by
-FROM rule_books WHERE community_id = ANY($1::uuid[])
+FROM rule_books AS book WHERE community_id = ANY($1::uuid[]) AND NOT EXISTS (
+    SELECT FROM rule_books AS later
+    WHERE later.community_id = book.community_id AND later.effective_from > book.effective_from AND later.effective_from <= $2
+)
 """
 
 
-async def books(tx: Transaction, community_ids: Collection[UUID]) -> dict[UUID, list[RuleBook]]:
-    """Every version of these communities' rules. A community without rules has none."""
+async def books(tx: Transaction, community_ids: Collection[UUID], since: datetime) -> dict[UUID, list[RuleBook]]:
+    """The versions of these communities' rules that are in force at an instant or later. A community without rules has none."""
     found: dict[UUID, list[RuleBook]] = {community_id: [] for community_id in community_ids}
-    for row in await tx.fetch(SELECT_BOOKS, list(community_ids)):
+    for row in await tx.fetch(SELECT_BOOKS, list(community_ids), since):
         found[row["community_id"]].append(_book(row))
     return found
 
@@ -81,7 +84,12 @@ def _book(row: asyncpg.Record) -> RuleBook:
 
 async def book_at(tx: Transaction, at: datetime) -> RuleBook | None:
     """The rules of the community that are in force at an instant; None before the first."""
-    return in_force((await books(tx, [tx.community_id]))[tx.community_id], at)
+    return in_force((await books(tx, [tx.community_id], at))[tx.community_id], at)
+
+
+async def find_book(tx: Transaction, version: int) -> RuleBook | None:
+    """One version of the community's rules."""
+    return next((book for book in await list_books(tx, version + 1, 1) if book.version == version), None)
 
 
 async def terms_at(tx: Transaction, at: datetime) -> Terms | None:
@@ -369,23 +377,25 @@ async def add_daily_earnings(tx: Transaction, earnings: Iterable[DailyEarning]) 
 
 
 SELECT_USED = """
-SELECT earner_id, rule_id, day, sum(points)::bigint AS points
-FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[])) AS asked (community_id, earner_id, rule_id, month)
-JOIN daily_earnings USING (community_id, earner_id, rule_id)
-WHERE day >= month AND day < month + interval '1 month'
-GROUP BY earner_id, rule_id, day
+SELECT earner_id, rule_id, asked.day, coalesce(sum(points) FILTER (WHERE earned.day = asked.day), 0)::bigint AS on_day,
+    sum(points)::bigint AS in_month
+FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::date[], $5::date[]))
+    AS asked (community_id, earner_id, rule_id, day, month)
+JOIN daily_earnings AS earned USING (community_id, earner_id, rule_id)
+WHERE earned.day >= month AND earned.day < month + interval '1 month'
+GROUP BY earner_id, rule_id, asked.day
 """
 
 
 async def find_used(tx: Transaction, asked: Sequence[tuple[UUID, UUID, str, date]]) -> Used:
-    """What earners had under rules in the months of some days; asked by community, earner, rule and day."""
+    """What earners had under rules on some days and in their months; asked by community, earner, rule and day."""
     used = Used()
     if not asked:
         return used
     community_ids, earner_ids, rule_ids, days = zip(*asked, strict=True)
     months = [day.replace(day=1) for day in days]
-    for row in await tx.fetch(SELECT_USED, list(community_ids), list(earner_ids), list(rule_ids), months):
-        used.add(row["earner_id"], row["rule_id"], row["day"], row["points"])
+    for row in await tx.fetch(SELECT_USED, list(community_ids), list(earner_ids), list(rule_ids), list(days), months):
+        used.know(row["earner_id"], row["rule_id"], row["day"], row["on_day"], row["in_month"])
     return used
 
 

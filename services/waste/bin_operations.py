@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from linli.waste.v1.events_pb2 import AlarmKind as AlarmKindMessage
 from linli.waste.v1.events_pb2 import BinAlarmCleared, BinAlarmRaised
 from servicekit.database import Transaction
-from servicekit.errors import Invalid, NotFound
+from servicekit.errors import FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.waste import clocks, store
@@ -230,6 +230,7 @@ async def empty_compartments(tx: Transaction, bin_id: UUID, names: Sequence[str]
             f"该垃圾箱没有投口 {unknown[0]}",
             f"The bin has no compartment {unknown[0]}",
             details={"compartment": unknown[0]},
+            fields=[FieldViolation("compartments", "waste.compartment_unknown", "must be names of the bin's compartments")],
         )
     emptied = [found.compartments[name] for name in names or found.compartments]
     fresh = [each for each in emptied if each.emptied_at is None or abs(at - each.emptied_at) >= _SAME_EMPTYING]

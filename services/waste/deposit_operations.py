@@ -14,7 +14,7 @@ from linli.waste.v1.events_pb2 import Category as CategoryMessage
 from linli.waste.v1.events_pb2 import DepositCounted, DepositWithdrawn
 from servicekit.communities import DEFAULT_ZONE
 from servicekit.database import Transaction
-from servicekit.errors import Conflict, Invalid, NotFound, Unavailable
+from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound, Unavailable
 from servicekit.identifiers import derived_id
 from servicekit.times import to_timestamp
 from services.waste import bin_operations, clocks, deposit_store, resident_store, store
@@ -51,6 +51,11 @@ class Weighed:
     fill_permille: int
     said_us: int | None
     received_at: datetime
+
+    @property
+    def record(self) -> tuple[str, str, str]:
+        """What is the same each time that it is sent."""
+        return str(self.community_id), self.device_id, self.record_id
 
     @property
     def content(self) -> bytes:
@@ -116,19 +121,19 @@ async def take_deposits(tx: Transaction, arrived: Sequence[Weighed]) -> None:
 
 async def _unknown(tx: Transaction, arrived: Sequence[Weighed]) -> list[_Fresh]:
     """Those of which nothing is known yet. What says something else under a known id goes by an id of its own."""
-    keyed = []
-    for weighed in arrived:
-        record, content = (str(weighed.community_id), weighed.device_id, weighed.record_id), weighed.content
-        keyed.append((weighed, content, derived_id("deposit", *record), derived_id("id_reused", content.hex(), *record)))
-    known = await deposit_store.find_contents(tx, [each for *_, first, other in keyed for each in (first, other)])
+    keyed = [(derived_id("deposit", *weighed.record), weighed.content, weighed) for weighed in arrived]
+    known = await deposit_store.find_contents(tx, [deposit_id for deposit_id, _, _ in keyed])
     fresh: list[_Fresh] = []
-    for weighed, content, deposit_id, other_id in keyed:
-        is_id_reused = known.get(deposit_id, content) != content
-        key = other_id if is_id_reused else deposit_id
-        if key not in known:
-            known[key] = content
-            fresh.append(_Fresh(key, weighed, content, is_id_reused, Dating(weighed.received_at)))
-    return fresh
+    reused: dict[UUID, _Fresh] = {}
+    for deposit_id, content, weighed in keyed:
+        if deposit_id not in known:
+            known[deposit_id] = content
+            fresh.append(_Fresh(deposit_id, weighed, content, False, Dating(weighed.received_at)))
+        elif known[deposit_id] != content:
+            other_id = derived_id("id_reused", content.hex(), *weighed.record)
+            reused.setdefault(other_id, _Fresh(other_id, weighed, content, True, Dating(weighed.received_at)))
+    known_reused = await deposit_store.find_contents(tx, reused) if reused else {}
+    return fresh + [each for other_id, each in reused.items() if other_id not in known_reused]
 
 
 async def _dated(tx: Transaction, fresh: Sequence[_Fresh]) -> list[_Fresh]:
@@ -290,9 +295,11 @@ async def review_deposit(tx: Transaction, deposit_id: UUID, *, accept: bool, cat
     if not accept:
         return await _settle(tx, replace(deposit, state=State.REFUSED, note=note), Weights())
     if deposit.category is None and category is None:
-        raise Invalid("waste.category_needed", "请选择垃圾类别", "Say which category it is")
+        field = FieldViolation("category", "waste.category_needed", "must be told, because the compartment is not known")
+        raise Invalid("waste.category_needed", "请选择垃圾类别", "Say which category it is", fields=[field])
     if deposit.category is not None and category not in (None, deposit.category):
-        raise Invalid("waste.category_known", "该投口的类别已确定", "The compartment's category is known")
+        field = FieldViolation("category", "waste.category_known", "must be the compartment's, or not told")
+        raise Invalid("waste.category_known", "该投口的类别已确定", "The compartment's category is known", fields=[field])
     accepted = replace(deposit, state=State.COUNTED, concern=Concern.NONE, category=deposit.category or category, revision=1, note=note)
     return await _settle(tx, accepted, _plain(accepted))
 

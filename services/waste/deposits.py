@@ -123,10 +123,11 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Approach:
-    """Somebody said that they stand at a bin."""
+    """Somebody said that they stand at a bin. `until` is when they said so at another one; None when they have not."""
 
     account_id: UUID
     at: datetime
+    until: datetime | None = None
 
 
 def holder(holdings: Iterable[Holding], at: datetime) -> UUID | None:
@@ -139,8 +140,8 @@ def holder(holdings: Iterable[Holding], at: datetime) -> UUID | None:
 
 
 def approached(approaches: Iterable[Approach], at: datetime) -> UUID | None:
-    """Who stood at the bin: the last to have come before, or who came just then; None when nobody did."""
-    before = [each for each in approaches if each.at <= at <= each.at + APPROACH]
+    """Who stood at the bin: the last to have come before, or who came just then; None when nobody did. Nobody stands at two bins."""
+    before = [each for each in approaches if each.at <= at <= each.at + APPROACH and (each.until is None or at < each.until)]
     if before:
         return max(before, key=lambda each: each.at).account_id
     soon = [each for each in approaches if at < each.at <= at + SLACK]

@@ -29,7 +29,8 @@ async def create_bin(
 ) -> Bin:
     """Enters a bin. Raises Invalid when two compartments have one name, and Conflict when another bin has its name or its device."""
     if len({each.name for each in compartments}) < len(compartments):
-        raise Invalid("waste.compartments_alike", "投口名称不能重复", "Two compartments have the same name")
+        field = FieldViolation("compartments", "waste.compartments_alike", "must have different names")
+        raise Invalid("waste.compartments_alike", "投口名称不能重复", "Two compartments have the same name", fields=[field])
     bin_id = new_id()
     if not await store.insert_bin(tx, bin_id, name, device_id, building_id, place, compartments):
         raise Conflict("waste.bin_exists", "已有同名或同设备的垃圾箱", "There is a bin of this name, or with this device")
@@ -129,10 +130,13 @@ async def list_weights(tx: Transaction, from_month: str, until_month: str) -> tu
     """
     first, last = _month(from_month, "from_month"), _month(until_month, "until_month")
     if last < first:
-        raise Invalid("waste.months_inverted", "结束月份不能早于开始月份", "The last month is before the first")
+        field = FieldViolation("until_month", "waste.months_inverted", "must not be before from_month")
+        raise Invalid("waste.months_inverted", "结束月份不能早于开始月份", "The last month is before the first", fields=[field])
     asked = months(first, last)
     if len(asked) > MONTHS_MAX:
-        raise Invalid("waste.too_many_months", f"一次最多查询 {MONTHS_MAX} 个月", f"Ask for at most {MONTHS_MAX} months")
+        field = FieldViolation("until_month", "waste.too_many_months", f"must be less than {MONTHS_MAX} months after from_month")
+        zh, en = f"一次最多查询 {MONTHS_MAX} 个月", f"Ask for at most {MONTHS_MAX} months"
+        raise Invalid("waste.too_many_months", zh, en, fields=[field])
     return asked, await deposit_store.list_weights(tx, first, last)
 
 

@@ -92,14 +92,17 @@ async def insert_approach(tx: Transaction, bin_id: UUID, approach: Approach) -> 
 
 
 _FIND_APPROACHES = """
-SELECT DISTINCT approaches.bin_id, account_id, approached_at
+SELECT DISTINCT approaches.bin_id, approaches.account_id, approaches.approached_at, (
+    SELECT min(next.approached_at) FROM approaches AS next
+    WHERE next.account_id = approaches.account_id AND next.approached_at > approaches.approached_at AND next.bin_id <> approaches.bin_id
+) AS until
 FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS asked (bin_id, since, until)
-JOIN approaches ON approaches.bin_id = asked.bin_id AND approached_at BETWEEN asked.since AND asked.until
+JOIN approaches ON approaches.bin_id = asked.bin_id AND approaches.approached_at BETWEEN asked.since AND asked.until
 """
 
 
 async def find_approaches(tx: Transaction, asked: Collection[tuple[UUID, datetime, datetime]]) -> dict[UUID, list[Approach]]:
-    """Who came to bins, each between two instants."""
+    """Who came to bins, each between two instants, and when they came to another one."""
     columns = ([each[nth] for each in asked] for nth in range(3))
     return _grouped((row["bin_id"], Approach(*row[1:])) for row in await tx.fetch(_FIND_APPROACHES, *columns))
 

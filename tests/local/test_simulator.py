@@ -13,6 +13,7 @@ from console.demonstration import DemonstrationBin
 from console.live import Figures
 from console.simulator.bins import Bin, drifting_clock
 from infra.local.nats import NatsServer
+from tests.support import eventually
 
 Start = Callable[..., NatsServer]
 PLAN = DemonstrationBin("bin-id", "bin-1", "1号楼分类箱", {"kitchen": 10_000})
@@ -35,13 +36,14 @@ async def test_a_bin_sends_again_what_a_broker_that_died_had_not_stored(tmp_path
     place = Bin(server.host, server.mqtt_port or 0, PLAN, "secret", {"kitchen": 1000}, drifting_clock(90, 0))
     running = asyncio.create_task(place.run())
     await place.send(place.weigh("0800000011", "kitchen", 500))
+    await eventually(lambda: stored(server), "the first record is in the stream")
 
     server.kill()
     late = [asyncio.create_task(place.send(place.weigh("", "kitchen", grams))) for grams in (700, 800)]
     _done, waiting = await asyncio.wait(late, timeout=0.5)
     assert len(waiting) == 2
     server.restart()
-    await asyncio.wait_for(asyncio.gather(*late), 30)
+    await asyncio.wait_for(asyncio.gather(*late), 60)
 
     records = {record["id"]: record for record in await stored(server)}
     assert [record["grams"] for record in records.values()] == [500, 700, 800]

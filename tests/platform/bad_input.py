@@ -35,12 +35,19 @@ _F = FieldDescriptor
 
 @dataclass(frozen=True, slots=True)
 class Spoiled:
-    """A request with something wrong. `is_refused` tells that nothing but a refusal is right."""
+    """A request with something wrong.
+
+    When it `is_refused`, nothing but a refusal is right, and if there are `fields`, it names one of them.
+    """
 
     what: str
     sent: Sent
     is_refused: bool = True
+    fields: Sequence[str] = ()
 
+
+# What is only answered: nobody looks at it in a request.
+_ANSWERED = {"linli.waste.v1.Compartment.emptied_at"}
 
 # A value that may be wrong, and whether it certainly is.
 Bad = tuple[Any, bool]
@@ -68,7 +75,7 @@ def spoiled(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
         in_text = described.name in endpoint.route.path_fields or not endpoint.route.body
         for bad, is_refused in _bad_values(described, values.get(described.name), in_text=in_text):
             what = f"{described.name}={_shown(bad)}"
-            yield Spoiled(what, to_http(endpoint, {**values, described.name: bad}), is_refused)
+            yield Spoiled(what, to_http(endpoint, {**values, described.name: bad}), is_refused, [described.name])
     yield from _inverted(endpoint, values)
 
 
@@ -165,6 +172,8 @@ def _bad_messages(described: FieldDescriptor, right: Values) -> Iterator[Bad]:
         yield from _odd({}, {"name": None}, {"bands": [[[1e308, -0.0, ""]]], "caps": {"a": 1}}, {"规则": ["深"] * 1000})
         return
     for inner in described.message_type.fields:
+        if inner.full_name in _ANSWERED:
+            continue
         for bad, is_refused in _bad_values(inner, right.get(inner.name), in_text=False):
             yield {**right, inner.name: bad}, is_refused
 
@@ -217,4 +226,4 @@ def _inverted(endpoint: Endpoint, values: Values) -> Iterator[Spoiled]:
             early, late = sorted((values[one], values[other]))
             if early == late:
                 early = f"2001{early[4:]}"
-            yield Spoiled(f"{one} after {other}", to_http(endpoint, {**values, one: late, other: early}))
+            yield Spoiled(f"{one} after {other}", to_http(endpoint, {**values, one: late, other: early}), fields=[one, other])

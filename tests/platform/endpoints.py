@@ -1,7 +1,7 @@
 """Every method of every contract as an HTTP endpoint, and how a right request to it looks.
 
 All of it follows from the descriptors, so a new method is here as soon as its contract is. What no rule tells, such as what makes a plate a
-plate, is in `Words`; what only the state of things tells, such as which car is inside, is in `neighbourhood`. Wrong requests are in
+plate, is in `Words`; what only the state of things tells, such as which car is inside, is in `builders`. Wrong requests are in
 `bad_input`.
 """
 

@@ -96,6 +96,8 @@ class _Values:
                 return st.text(min_size=schema.get("minLength", 0), max_size=min(longest, 40))
             case {"type": "integer"}:
                 return st.integers(schema.get("minimum"), schema.get("maximum"))
+            case {"type": "number"}:
+                return st.floats(schema.get("minimum"), schema.get("maximum"), allow_nan=False, allow_infinity=False)
             case {"type": "boolean"}:
                 return st.booleans()
             case {"type": "array"}:

@@ -147,11 +147,19 @@ async def test_an_event_of_a_transaction_that_fails_never_leaves(servers: Server
 async def test_events_of_several_communities_leave_from_one_transaction(servers: Servers, url: str) -> None:
     async with process(url, servers.nats.url) as one:
         async with one.database.transaction(PLATFORM) as tx:
-            for word in "abc":
+            tx.publish(Spoken(word_id="a"), version=1, community_id=uuid.uuid4())
+            for word in "bc":
                 await tx.enter(uuid.uuid4())
                 tx.publish(Spoken(word_id=word), version=1)
         await eventually(one.all_sent)
         assert sorted(await stored(servers)) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+async def test_a_transaction_in_a_community_publishes_for_no_other(url: str, servers: Servers) -> None:
+    async with process(url, servers.nats.url, runs=False) as one, one.database.transaction(COMMUNITY) as tx:
+        tx.publish(Spoken(word_id="a"), version=1, community_id=COMMUNITY)
+        with pytest.raises(RuntimeError, match="another community"):
+            tx.publish(Spoken(word_id="b"), version=1, community_id=uuid.uuid4())
 
 
 @pytest.mark.parametrize(

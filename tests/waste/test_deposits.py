@@ -102,6 +102,18 @@ async def test_a_revoked_card_names_its_resident_for_what_was_before(community: 
     assert [each.account_id for each in (before, after, given_on)] == [str(resident.account_id), "", str(next_resident.account_id)]
 
 
+async def test_nobody_stands_at_two_bins(community: Community, smart_bin: SmartBin) -> None:
+    resident, other = await community.resident(), await community.bin()
+    await resident.call("ApproachBin", pb.ApproachBinRequest(bin_id=smart_bin.bin_id))
+    community.clock.advance(seconds=30)
+    await resident.call("ApproachBin", pb.ApproachBinRequest(bin_id=other.bin_id))
+    community.clock.advance(minutes=5)
+    while_there = await smart_bin.weighs(at=NOON + timedelta(seconds=20))
+    when_gone = await smart_bin.weighs(at=NOON + timedelta(seconds=40))
+    elsewhere = await other.weighs(at=NOON + timedelta(seconds=50))
+    assert [each.account_id for each in (while_there, when_gone, elsewhere)] == [str(resident.account_id), "", str(resident.account_id)]
+
+
 async def test_who_has_moved_away_has_no_card_and_no_code(community: Community, smart_bin: SmartBin) -> None:
     resident = await community.resident()
     number, code = await resident.card(), await resident.code()
@@ -239,6 +251,21 @@ async def test_a_clock_that_is_wrong_is_corrected_by_the_bins_own_reports(commun
     assert late.occurred_at.ToDatetime(UTC) == NOON - timedelta(minutes=7)
     assert late.received_at.ToDatetime(UTC) == NOON + timedelta(days=2)
     assert late.concern == ""
+
+
+async def test_a_deposit_of_a_bin_that_says_no_time_is_of_when_it_first_came_whatever_its_clock_says(
+    community: Community, smart_bin: SmartBin
+) -> None:
+    smart_bin.ahead = timedelta(hours=-8)
+    await smart_bin.reports()
+    timeless = smart_bin.weighing()
+    timeless.ClearField("occurred_at")
+    first = await smart_bin.sends(timeless)
+    timeless.received_at.FromDatetime(NOON + timedelta(minutes=30))
+    await community.publish(timeless)
+    await smart_bin.weighs(7)
+    assert (first.occurred_at.ToDatetime(UTC), first.concern) == (NOON, "")
+    assert sorted(each.grams for each in await community.deposits()) == [7, 1240]
 
 
 # How often it came.

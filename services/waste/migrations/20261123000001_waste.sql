@@ -132,6 +132,8 @@ CREATE TABLE approaches (
     -- Also finds who was there before a deposit.
     PRIMARY KEY (bin_id, approached_at, account_id)
 );
+-- When somebody came to another bin.
+CREATE INDEX approaches_of_resident ON approaches (account_id, approached_at);
 -- The oldest are forgotten.
 CREATE INDEX approaches_oldest ON approaches USING brin (approached_at);
 SELECT wall('approaches');
