@@ -2,23 +2,19 @@
 
 from datetime import date
 from functools import partial
-from typing import Final
 from uuid import UUID
 
 from linli.waste.v1 import waste_pb2 as pb
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid
 from servicekit.paging import page
 from servicekit.rpc import Call, outside_transaction
 from servicekit.texts import text
-from servicekit.times import to_datetime, to_timestamp
+from servicekit.times import to_datetime, to_day, to_timestamp
 from services.waste import collection_operations, collection_store, planning
 from services.waste.bin_rpc import CATEGORY, bin_message, place_message, place_of
 from services.waste.collection_store import PlannedNight, Truck
 from services.waste.deposit_operations import CATEGORY_MESSAGE
 from services.waste.rounds import Figures, ForecastFill, Round
-
-_YEARS: Final = range(2000, 2200)
 
 # Trucks.
 
@@ -84,30 +80,19 @@ async def record_emptying(tx: Transaction, request: pb.RecordEmptyingRequest) ->
 @outside_transaction
 async def plan_collection(call: Call, request: pb.PlanCollectionRequest) -> pb.CollectionPlan:
     """Plans a night's rounds, and compares them with today's fixed ones."""
-    day = _day(request.day) if request.day else None
+    day = to_day(request.day, "day") if request.day else None
     return _plan(await planning.plan_collection(call, call.caller.community_id, day))
 
 
 async def get_collection_plan(tx: Transaction, request: pb.GetCollectionPlanRequest) -> pb.CollectionPlan:
     """A night's plan."""
-    return _plan(await collection_operations.get_plan(tx, _day(request.day)))
+    return _plan(await collection_operations.get_plan(tx, to_day(request.day, "day")))
 
 
 async def list_collection_plans(tx: Transaction, request: pb.ListCollectionPlansRequest) -> pb.ListCollectionPlansResponse:
     """The nights that were planned, with their comparisons and without their rounds."""
     nights, token = await page(request, date, partial(collection_store.list_plans, tx), lambda night: night.day)
     return pb.ListCollectionPlansResponse(plans=[_plan(night) for night in nights], next_page_token=token)
-
-
-def _day(typed: str) -> date:
-    try:
-        day = date.fromisoformat(typed)
-    except ValueError:
-        day = date.min
-    if day.year not in _YEARS:
-        field = FieldViolation("day", "waste.day", "must be a calendar day between the years 2000 and 2199")
-        raise Invalid("waste.day", "日期无效", "There is no such day", fields=[field])
-    return day
 
 
 def _plan(night: PlannedNight) -> pb.CollectionPlan:

@@ -6,13 +6,13 @@ What bins tell is in `bin_operations.py`, deposits in `deposit_operations.py`, c
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.households import find_homes
 from servicekit.identifiers import new_id
+from servicekit.times import to_day
 from services.waste import deposit_store, resident_store, store
 from services.waste.bin_operations import bin_unknown, end_alarms, find_silence
 from services.waste.bins import Bin, Compartment, Place
@@ -20,8 +20,6 @@ from services.waste.codes import LIFE, CodeSigner
 from services.waste.deposits import APPROACH, Approach
 from services.waste.figures import MONTHS_MAX, MonthWeights, months
 from services.waste.resident_store import Card
-
-_YEARS: Final = range(2000, 2200)
 
 
 async def create_bin(
@@ -128,7 +126,7 @@ async def list_weights(tx: Transaction, from_month: str, until_month: str) -> tu
 
     Raises Invalid for months that are none, are in no order, or too many.
     """
-    first, last = _month(from_month, "from_month"), _month(until_month, "until_month")
+    first, last = to_day(f"{from_month}-01", "from_month"), to_day(f"{until_month}-01", "until_month")
     if last < first:
         field = FieldViolation("until_month", "waste.months_inverted", "must not be before from_month")
         raise Invalid("waste.months_inverted", "结束月份不能早于开始月份", "The last month is before the first", fields=[field])
@@ -138,11 +136,3 @@ async def list_weights(tx: Transaction, from_month: str, until_month: str) -> tu
         zh, en = f"一次最多查询 {MONTHS_MAX} 个月", f"Ask for at most {MONTHS_MAX} months"
         raise Invalid("waste.too_many_months", zh, en, fields=[field])
     return asked, await deposit_store.list_weights(tx, first, last)
-
-
-def _month(text: str, field: str) -> date:
-    year, _, month = text.partition("-")
-    if int(year) not in _YEARS:
-        violation = FieldViolation(field, "month.range", "must lie between the years 2000 and 2199")
-        raise Invalid("request.invalid", "月份超出范围", "A month is out of range", fields=[violation])
-    return date(int(year), int(month), 1)

@@ -237,9 +237,9 @@ async def test_a_night_that_cannot_be_planned_is_refused_with_a_reason(community
         await plan(community)
     made = await truck(community)
     for day in ("2026-02-30", "1999-01-01"):
-        with pytest.raises(Invalid, match=r"waste.day"):
+        with pytest.raises(Invalid, match=r"request.invalid"):
             await plan(community, day)
-        with pytest.raises(Invalid, match=r"waste.day"):
+        with pytest.raises(Invalid, match=r"request.invalid"):
             await planned(community, day)
     with pytest.raises(Conflict, match=r"waste.day_too_far"):
         await plan(community, "2026-03-04")
