@@ -32,8 +32,8 @@ METHOD: Final = (
 )
 _EVERY_S: Final = 0.002
 _WRITE_S: Final = 10.0
-# Between two callbacks: what the event loop does, reading sockets, and what gRPC does of its own.
-_NOWHERE: Final = "event loop"
+# No Python of any of them: the event loop's own work, such as reading sockets, and what gRPC has compiled.
+_NOWHERE: Final = "event loop and gRPC's compiled part"
 # What the innermost frame that is known says of a stack.
 _PARTS: Final = (
     ("asyncpg/", "SQL"),

@@ -66,6 +66,7 @@ class Town:
     made: Counter[uuid.UUID] = field(default_factory=Counter)
     told: dict[str, "asyncio.Future[float]"] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def next_deposit(self) -> tuple[str, uuid.UUID, bytes]:
         """The next bin, the next resident, and what the bin says."""
@@ -93,7 +94,8 @@ class Town:
 
     async def version(self, account_id: uuid.UUID) -> int:
         """How many entries an account has."""
-        return int(await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", account_id) or 0)
+        async with self.looking:
+            return int(await self.points.fetchval("SELECT version FROM ledger_accounts WHERE account_id = $1", account_id) or 0)
 
     async def wrong_balances(self) -> int:
         """How many residents do not have exactly what their deposits gave."""

@@ -57,8 +57,8 @@ UNLIMITED = {"LINLI_GATEWAY_ACCOUNT_REQUESTS_PER_MINUTE": "0", "LINLI_GATEWAY_AD
 SERVICES = Path(__file__).parents[1] / "services"
 
 
-async def eventually(probe: Callable[[], Awaitable[T]], what: str = "", deadline_s: float = DEADLINE_S) -> T:
-    """The first truthy answer of `probe`. Fails when there is none within the deadline."""
+async def eventually(probe: Callable[[], Awaitable[T]], what: str = "", deadline_s: float = DEADLINE_S, every_s: float = 0.01) -> T:
+    """The first truthy answer of `probe`, which is asked every `every_s`. Fails when there is none within the deadline."""
     end = time.monotonic() + deadline_s
     while True:
         answer = await probe()
@@ -66,7 +66,7 @@ async def eventually(probe: Callable[[], Awaitable[T]], what: str = "", deadline
             return answer
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline_s} s: {what or probe}; last answer {answer!r}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every_s)
 
 
 class TestClock:

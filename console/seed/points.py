@@ -14,8 +14,8 @@ def _rule(source: str, rule_id: str, points: int, per: int, day_max: int, zh: st
 
 # Points for people in a hurry: a cup of coffee is earned in a few minutes.
 RULES = [
-    _rule("WASTE_DEPOSIT", "waste.recyclable", 2, 200, 400, "投放可回收物", "Recyclables sorted", category="CATEGORY_RECYCLABLE"),
-    _rule("WASTE_DEPOSIT", "waste.kitchen", 1, 200, 400, "投放厨余垃圾", "Kitchen waste sorted", category="CATEGORY_KITCHEN"),
+    _rule("WASTE_DEPOSIT", "waste.recyclable", 2, 100, 400, "投放可回收物", "Recyclables sorted", category="CATEGORY_RECYCLABLE"),
+    _rule("WASTE_DEPOSIT", "waste.kitchen", 1, 100, 400, "投放厨余垃圾", "Kitchen waste sorted", category="CATEGORY_KITCHEN"),
     _rule("WASTE_DEPOSIT", "waste.hazardous", 5, 50, 100, "投放有害垃圾", "Hazardous waste handed in", category="CATEGORY_HAZARDOUS"),
     _rule("VOLUNTEERING", "volunteering", 10, 30, 160, "志愿服务", "Volunteering", measure_min=30),
     _rule("ACTIVITY", "activity", 10, 1, 20, "参加社区活动", "Took part in an activity"),

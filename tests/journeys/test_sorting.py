@@ -11,6 +11,9 @@ from console.simulator.bins import Bin
 from tests.journeys.people import Phone, Town
 from tests.support import eventually
 
+# A phone that asks more often than this is asked to wait.
+ASK_EVERY_S = 0.2
+
 # People of the demonstration. One phone is sent one code a minute, so each test has residents of its own.
 INSPECTOR_PHONE, NEIGHBOUR_PHONE, ANOTHER_PHONE = "13800000007", "13800000013", "13800000018"
 
@@ -39,7 +42,7 @@ async def has(phone: Phone, points: int) -> None:
     async def as_many() -> bool:
         return await points_of(phone) == points
 
-    await eventually(as_many, f"the resident has {points} points")
+    await eventually(as_many, f"the resident has {points} points", every_s=ASK_EVERY_S)
 
 
 async def deposit_of(phone: Phone, grams: int) -> Any:
@@ -49,7 +52,7 @@ async def deposit_of(phone: Phone, grams: int) -> Any:
         found = (await phone.call("GET", "/v1/me/waste/deposits"))["deposits"]
         return next((each for each in found if each["grams"] == str(grams)), None)
 
-    return await eventually(find, f"a deposit of {grams} g")
+    return await eventually(find, f"a deposit of {grams} g", every_s=ASK_EVERY_S)
 
 
 async def test_waste_becomes_points_points_a_coffee_and_contamination_takes_points_back(town: Town) -> None:
@@ -119,7 +122,7 @@ async def test_tonights_rounds_are_planned_and_compared_with_the_fixed_ones(town
             levels = {each["name"]: int(each["fill_permille"]) for each in found["compartments"]}
             return levels["recyclable"] >= 800
 
-        await eventually(is_nearly_full, "the bin is nearly full")
+        await eventually(is_nearly_full, "the bin is nearly full", every_s=ASK_EVERY_S)
     plan = await manager.call("POST", "/v1/waste/collection-plans", {})
     stops = [stop["bin_id"] for each in plan["rounds"] for stop in each["stops"]]
     assert sorting.plan.bin_id in stops

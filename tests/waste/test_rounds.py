@@ -259,7 +259,10 @@ def check(asked: Night, plan: Plan) -> None:
         assert each.back_at <= by.ends_at
     left = {(each.bin_id, each.name) for each in asked.compartments if (each.bin_id, each.category) not in set(emptied)}
     assert {(each.bin_id, each.compartment) for each in plan.left_out} == left
-    assert plan.planned.overflow_minutes <= plan.fixed.overflow_minutes or plan.planned.distance_m <= plan.fixed.distance_m
+    planned, fixed = plan.planned, plan.fixed
+    assert (
+        planned.overflow_minutes <= fixed.overflow_minutes or planned.distance_m <= fixed.distance_m or planned.emptyings < fixed.emptyings
+    )
 
 
 def fits_somewhere(asked: Night, plan: Plan, site: Compartment) -> bool:
