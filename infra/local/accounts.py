@@ -72,7 +72,7 @@ def configuration(services: Sequence[Service], passwords: Mapping[str, str], iss
 
 
 _OPERATORS = Permissions(
-    ["linli.>", "device.>", "devices.*.acknowledgements", "devices.*.deposit", "$JS.API.>", "$JS.ACK.>"],
+    ["linli.>", "device.>", "$MQTT.msgs.devices.*.acknowledgements", "$MQTT.msgs.devices.*.deposit", "$JS.API.>", "$JS.ACK.>"],
     ["_INBOX.>", "linli.>", "device.>"],
 )
 

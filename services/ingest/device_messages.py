@@ -1,8 +1,8 @@
 """What devices say over MQTT. `TOPICS` shows which topics are heard, from which devices, and what reads them.
 
 A device may publish under its own subject only; the broker sees to that, with the permissions that `mqtt_auth` gave it. What must not be
-lost is kept in a stream, so that a PUBACK of the broker means that it is stored, and what comes while ingest restarts is heard afterwards.
-What is useless a moment later is heard when it comes, or not.
+lost is heard from the stream in which the broker's MQTT gateway stores it before it sends the PUBACK: a PUBACK means that it is stored, and
+what comes while ingest restarts is heard afterwards. What is useless a moment later is heard when it comes, or not.
 
 The messages of one device on one topic are passed on in their order, many at once; devices wait for each other never. What cannot be read
 is counted, and what of it was kept goes to the dead letters.
@@ -21,18 +21,21 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
 from prometheus_client import Counter
 
 from servicekit import telemetry
 from servicekit.errors import Unavailable
-from servicekit.messaging import STREAM_AGE_S
 from services.ingest import acknowledgements, bins, store
 from services.ingest.devices import DEVICE_ID, Kind, KnownDevice
 from services.ingest.documents import read_document
 from services.ingest.intake import Intake
 from services.ingest.loose import Unusable
+
+# NATS's own stream of MQTT messages, the one for which a PUBACK speaks. It keeps what somebody is interested in until they have heard it.
+STREAM: Final = "$MQTT_msgs"
+KEPT_UNDER: Final = "$MQTT.msgs."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Topic:
 
     @property
     def subject(self) -> str:
-        """As NATS writes it."""
-        return f"devices.*.{self.name}"
+        """As NATS writes it: what is kept is heard where its MQTT gateway stores it."""
+        return f"{KEPT_UNDER if self.is_kept else ''}devices.*.{self.name}"
 
     @property
     def consumer(self) -> str:
@@ -69,12 +72,11 @@ TOPICS: Final = (
     Topic("status", Kind.BIN, bins.read_status, is_kept=False),
 )
 _KEPT: Final = [topic for topic in TOPICS if topic.is_kept]
-STREAM: Final = "DEVICES"
 _HEARTBEATS: Final = "devices.*.heartbeat"
 _STREAM_BYTES_MAX = 1024 * 1024 * 1024
-# So much can wait while ingest is away. A device gone mad pushes its own oldest messages out before it pushes out those of others.
+# So much can wait while ingest is away, of all devices and of one on one topic. What is more gets no PUBACK, and is sent again.
 _MESSAGES_PER_DEVICE_MAX = 10_000
-# With the broker's own headers. It holds MQTT to no limit, not even to a permit's: what is longer gets a PUBACK and is kept nowhere.
+# What is longer is no message of these. The broker holds MQTT to no limit but its own of 1 MiB, not even to a permit's.
 _MESSAGE_BYTES_MAX = 16 * 1024
 _ACK_WAIT_S = 30.0
 # Messages in work on one topic, over all instances.
@@ -116,7 +118,7 @@ class DeviceMessages:
     async def keep(self) -> None:
         """Returns when the broker keeps what devices say, even if it has lost its disk before it came back. Raises Unavailable.
 
-        Without the stream it would acknowledge what nobody keeps, so no device is let in before.
+        Without our consumers nobody is interested, and it acknowledges what it does not keep: so no device is let in before.
         """
         async with self._keeping:
             connection = self._client.stats["reconnects"]
@@ -150,14 +152,15 @@ class DeviceMessages:
     async def _ensure(self) -> None:
         stream = StreamConfig(
             name=STREAM,
-            subjects=[topic.subject for topic in _KEPT],
+            subjects=[f"{KEPT_UNDER}>"],
             storage=StorageType.FILE,
-            max_age=STREAM_AGE_S,
+            # As the gateway makes it itself when the first device connects; here it is made before.
+            retention=RetentionPolicy.INTEREST,
             max_bytes=_STREAM_BYTES_MAX,
             max_msgs_per_subject=_MESSAGES_PER_DEVICE_MAX,
-            max_msg_size=_MESSAGE_BYTES_MAX,
-            # When it is full the oldest messages give way, which were heard long ago: nobody tells a device that its message was refused.
-            discard=DiscardPolicy.OLD,
+            # A full stream refuses rather than forgets, and then the gateway sends no PUBACK.
+            discard=DiscardPolicy.NEW,
+            discard_new_per_subject=True,
             num_replicas=self._replicas,
         )
         manager = self._client.jetstream(timeout=5)
@@ -218,7 +221,7 @@ class DeviceMessages:
             while waiting:
                 messages = waiting[:_TOGETHER_MAX]
                 del waiting[:_TOGETHER_MAX]
-                await self._hear(topic, subject.split(".")[1], messages)
+                await self._hear(topic, subject.split(".")[-2], messages)
         finally:
             del self._waiting[subject]
 
@@ -250,6 +253,9 @@ class DeviceMessages:
         for message in messages:
             # The broker's clock and ours agree.
             received_at = message.metadata.timestamp if topic.is_kept else self._intake.clock()
+            if len(message.data) > _MESSAGE_BYTES_MAX:
+                unusable.append((message, "too long"))
+                continue
             try:
                 readable.append((message, *topic.read(known, read_document(message.data), received_at)))
             except Unusable as error:
@@ -269,8 +275,8 @@ class DeviceMessages:
         """Counts what cannot be read, and keeps it where an operator finds it. Raises Unavailable."""
         if topic.is_kept:
             async with self._intake.database.transaction(known.community_id) as tx:
-                letters = {message.data: error for message, error in unusable}
-                await store.insert_dead_letters(tx, topic.consumer, f"devices.{known.device_id}.{topic.name}", letters)
+                letters = {message.data[:_MESSAGE_BYTES_MAX]: error for message, error in unusable}
+                await store.insert_dead_letters(tx, topic.consumer, f"{KEPT_UNDER}devices.{known.device_id}.{topic.name}", letters)
             telemetry.DEAD_LETTERS.labels(topic.consumer).inc(len(unusable))
         for _ in unusable:
             self._intake.registry.count_irregular(known.device_id)

@@ -140,7 +140,7 @@ async def test_what_is_no_deposit_is_counted_and_kept_for_an_operator_and_nothin
 
     async def letters() -> list[tuple[bytes, str]]:
         async with town.running.transaction("ingest", town.community_id) as tx:
-            return [(row["body"], row["error"]) for row in await tx.fetch(DEAD, f"devices.{smart_bin.device_id}.deposit")]
+            return [(row["body"], row["error"]) for row in await tx.fetch(DEAD, f"$MQTT.msgs.devices.{smart_bin.device_id}.deposit")]
 
     async def all_are_kept() -> bool:
         return len(await letters()) == len(bodies)
@@ -162,7 +162,7 @@ async def test_a_dead_letter_that_can_be_read_now_is_passed_on_when_an_operator_
     smart_bin: Bin, town: Fleet, guarded: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await smart_bin.says("deposit", b'{"id": "late", "grams": {"value": 700}}')
-    subject = f"devices.{smart_bin.device_id}.deposit"
+    subject = f"$MQTT.msgs.devices.{smart_bin.device_id}.deposit"
 
     async def waiting() -> int:
         async with town.running.transaction("ingest", town.community_id) as tx:
@@ -257,7 +257,7 @@ async def test_a_bin_gone_mad_is_counted_but_fills_no_disk(smart_bin: Bin, town:
 
     await eventually(all_is_counted)
     async with town.running.transaction("ingest", town.community_id) as tx:
-        letters = await tx.fetch(DEAD, f"devices.{smart_bin.device_id}.deposit")
+        letters = await tx.fetch(DEAD, f"$MQTT.msgs.devices.{smart_bin.device_id}.deposit")
     assert len(letters) < garbage
 
 
