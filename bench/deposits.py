@@ -171,11 +171,11 @@ async def measure(local: Local) -> None:
         await _flood(town, DEPOSITS // 4)
         rounds: list[Flood] = []
         peers: list[float] = []
-        before = cpu_seconds(local)
+        costs: list[dict[str, float]] = []
         for _ in range(ROUNDS):
+            before = cpu_seconds(local)
             rounds.append(await _flood(town, DEPOSITS))
-        after = cpu_seconds(local)
-        for _ in range(ROUNDS):
+            costs.append(since(before, cpu_seconds(local), DEPOSITS))
             peers.append(await _flood_stream(town))
         rate, peer_rate = median(each.per_second for each in rounds), median(peers)
         wrong = await town.wrong_balances()
@@ -191,7 +191,7 @@ async def measure(local: Local) -> None:
             ratio=rate / peer_rate,
         )
         await _latency(town)
-        await _where_the_time_goes(local, town, since(before, after, ROUNDS * DEPOSITS))
+        await _where_the_time_goes(local, town, {process: median(cost[process] for cost in costs) for process in costs[0]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,8 @@ class Filling:
 def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Filling:
     """Applies what a bin told of its fill. News that is older than what is known goes into the history and changes nothing else.
 
+    Bins tell the time in seconds, and their words overtake each other: of what was told for one instant the fullest holds.
+
     An emptying that somebody recorded since the bin last told its fill is the one that is seen, and not a second.
     """
     known, changed = dict(compartments), dict[str, Compartment]()
@@ -135,8 +137,7 @@ def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Fill
         before = known.get(told.compartment)
         if before is None:
             continue
-        # Bins tell the time in seconds: of what was told for one, the last to come holds.
-        if before.fill_at is not None and told.at < before.fill_at:
+        if before.fill_at is not None and (told.at, told.permille) <= (before.fill_at, before.fill_permille or 0):
             levels.append(told)
             continue
         after = replace(before, fill_permille=told.permille, fill_at=told.at)

@@ -38,6 +38,13 @@ async def points_of(phone: Phone) -> int:
     return int((await phone.call("GET", "/v1/me/points"))["points"])
 
 
+async def worth(phone: Phone, rule_id: str, grams: int) -> int:
+    """What the rules in force give for a deposit."""
+    rules = (await phone.call("GET", "/v1/points/rules"))["rules"]
+    rule = next(each for each in rules if each["rule_id"] == rule_id)
+    return grams // int(rule["per"]) * int(rule["points"])
+
+
 async def has(phone: Phone, points: int) -> None:
     async def as_many() -> bool:
         return await points_of(phone) == points
@@ -62,16 +69,17 @@ async def test_waste_becomes_points_points_a_coffee_and_contamination_takes_poin
     before = await points_of(resident)
 
     async with working_bin(town) as sorting:
+        light, heavy = await worth(resident, "waste.recyclable", 1240), await worth(resident, "waste.recyclable", 2630)
         record = sorting.weigh(card, "recyclable", 1240)
         # The bin lost its connection, and sends again what it does not know to be stored.
         for again in (record, record, record):
             await sorting.send(again)
-        await has(resident, before + 12)
+        await has(resident, before + light)
         await sorting.send(sorting.weigh(card, "recyclable", 2630))
-        await has(resident, before + 12 + 26)
+        await has(resident, before + light + heavy)
 
     entry = (await resident.call("GET", "/v1/me/points/entries?page_size=1"))["entries"][0]
-    assert (entry["change"], entry["rule_id"], entry["rules_version"]) == ("26", "waste.recyclable", 1)
+    assert (entry["change"], entry["rule_id"], entry["rules_version"]) == (str(heavy), "waste.recyclable", 1)
 
     items = (await resident.call("GET", "/v1/points/items"))["items"]
     coffee = next(item for item in items if item["name_en"] == "A cup of coffee")
@@ -85,16 +93,16 @@ async def test_waste_becomes_points_points_a_coffee_and_contamination_takes_poin
     assert (await resident.call("GET", "/v1/me/points"))["held"] == "10"
     handed_over = await manager.call("POST", "/v1/points/redemptions:confirm", {"pickup_code": reserved["pickup_code"]})
     assert handed_over["state"] == "REDEMPTION_STATE_PICKED_UP"
-    assert await points_of(resident) == before + 38 - 10
+    assert await points_of(resident) == before + light + heavy - 10
 
     inspector = await town.visitor(INSPECTOR_PHONE)
     found = await deposit_of(resident, 2630)
     assert found["state"] == "DEPOSIT_STATE_COUNTED"
     reported = await inspector.call("POST", f"/v1/waste/deposits/{found['deposit_id']}:reportContamination", {"note": "混有厨余"})
     assert reported["state"] == "DEPOSIT_STATE_CONTAMINATED"
-    await has(resident, before + 38 - 10 - 26)
+    await has(resident, before + light - 10)
     entry = (await resident.call("GET", "/v1/me/points/entries?page_size=1"))["entries"][0]
-    assert (entry["kind"], entry["change"]) == ("reversal", "-26")
+    assert (entry["kind"], entry["change"]) == ("reversal", str(-heavy))
 
 
 async def test_a_resident_identifies_by_code_or_by_standing_at_the_bin(town: Town) -> None:
@@ -105,10 +113,11 @@ async def test_a_resident_identifies_by_code_or_by_standing_at_the_bin(town: Tow
         code = (await resident.call("POST", "/v1/me/waste/codes", {}))["code"]
         record = {**json.loads(sorting.weigh("", "kitchen", 800)), "code": code}
         await sorting.send(json.dumps(record).encode())
-        await has(resident, before + 4)
+        by_code = await worth(resident, "waste.kitchen", 800)
+        await has(resident, before + by_code)
         await resident.call("POST", f"/v1/me/waste/bins/{described.bin_id}:approach", {})
         await sorting.send(sorting.weigh("", "kitchen", 1000))
-        await has(resident, before + 9)
+        await has(resident, before + by_code + await worth(resident, "waste.kitchen", 1000))
 
 
 async def test_tonights_rounds_are_planned_and_compared_with_the_fixed_ones(town: Town) -> None:
