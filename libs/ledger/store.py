@@ -21,10 +21,12 @@ class TurnLost(asyncpg.SerializationError):
 
 # Who vanishes in its turn, machine and all, is cut off after five seconds without a statement, which ends the turn; a process that ends
 # takes its connection with it. Statements here touch as many rows as their arrays hold, which a plan for ten rows fits and one for
-# thousands, made anew each time, does not: it would read whole tables.
+# thousands, made anew each time, does not: it would read whole tables. And a plan that was made while tables were empty would read them whole
+# for as long as the session keeps it, so none may.
 TAKE_TURN = """
 WITH taken AS MATERIALIZED (
     SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+        set_config('enable_seqscan', 'off', true),
         (SELECT count(pg_advisory_xact_lock($1::int, shard)) FROM (SELECT shard FROM unnest($2::int[]) AS shard ORDER BY shard) AS ordered)
 )
 INSERT INTO ledger_turns AS turn (community_id, number)
