@@ -21,8 +21,8 @@ class TurnLost(asyncpg.SerializationError):
 
 # Who vanishes in its turn, machine and all, is cut off after five seconds without a statement, which ends the turn; a process that ends
 # takes its connection with it. Statements here touch as many rows as their arrays hold, which a plan for ten rows fits and one for
-# thousands, made anew each time, does not: it would read whole tables. And a plan that was made while tables were empty would read them whole
-# for as long as the session keeps it, so none may.
+# thousands, made anew each time, does not: it would read whole tables. Nor may a plan that was made while they were empty, which the
+# session keeps.
 TAKE_TURN = """
 WITH taken AS MATERIALIZED (
     SELECT set_config('idle_in_transaction_session_timeout', '5s', true), set_config('plan_cache_mode', 'force_generic_plan', true),
@@ -159,7 +159,7 @@ WITH written AS (
     SET balance = new.balance, held = new.held, version = new.version, recorded_at = $23::timestamptz, revision = new.revision + 1
     FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[])
         AS new (account_id, balance, held, version, revision)
-    WHERE account.account_id = new.account_id AND account.revision = new.revision
+    WHERE account.account_id = new.account_id AND account.revision = new.revision AND account.account_id = ANY($18::uuid[])
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM closed) AS closed

@@ -1,5 +1,6 @@
 """Expiring points when a year has begun, and telling residents before. The version of the rules in force at a New Year decides on it."""
 
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
@@ -38,7 +39,9 @@ async def _for_all(call: Call, some: Callable[[Transaction, ZoneInfo, UUID], Awa
     `some` does the next holders behind a cursor and returns the cursor behind them, None at the end.
     """
     async with call.transaction(PLATFORM) as tx:
-        communities = await list_communities(tx)
+        communities = list(await list_communities(tx))
+    # In another order each time: one whose work fails, which ends the run, keeps no other from its turn for long.
+    random.shuffle(communities)
     for community in communities:
         after: UUID | None = NOBODY
         while after is not None:
