@@ -159,7 +159,7 @@ WITH written AS (
     SET balance = new.balance, held = new.held, version = new.version, recorded_at = $23::timestamptz, revision = new.revision + 1
     FROM unnest($18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[])
         AS new (account_id, balance, held, version, revision)
-    WHERE account.account_id = new.account_id AND account.revision = new.revision AND account.account_id = ANY($18::uuid[])
+    WHERE account.account_id = new.account_id AND account.revision = new.revision
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM changed) AS changed, (SELECT count(*) FROM closed) AS closed

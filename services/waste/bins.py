@@ -112,6 +112,10 @@ def fill_of(compartment: str, at: datetime, permille: int) -> Fill | None:
     return None if permille < 0 else Fill(compartment, at, min(permille, 1000))
 
 
+# As finely as bins tell the time.
+TICK: Final = timedelta(seconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Filling:
     """What a bin's words about its fill change."""
@@ -127,7 +131,7 @@ class Filling:
 def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Filling:
     """Applies what a bin told of its fill. News that is older than what is known goes into the history and changes nothing else.
 
-    Bins tell the time in seconds, and their words overtake each other: of what was told for one instant the fullest holds.
+    Bins tell the time in seconds, and their words overtake each other: of what was told within one the fullest holds.
 
     An emptying that somebody recorded since the bin last told its fill is the one that is seen, and not a second.
     """
@@ -137,10 +141,10 @@ def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Fill
         before = known.get(told.compartment)
         if before is None:
             continue
-        if before.fill_at is not None and (told.at, told.permille) <= (before.fill_at, before.fill_permille or 0):
+        if not _is_news(before, told):
             levels.append(told)
             continue
-        after = replace(before, fill_permille=told.permille, fill_at=told.at)
+        after = replace(before, fill_permille=told.permille, fill_at=max(told.at, before.fill_at or told.at))
         if told.permille != before.fill_permille:
             levels.append(told)
         if _is_emptied(before, told):
@@ -148,6 +152,12 @@ def fill(compartments: Mapping[str, Compartment], fills: Iterable[Fill]) -> Fill
             after = replace(after, emptied_at=told.at)
         known[told.compartment] = changed[told.compartment] = after
     return Filling(list(changed.values()), levels, emptyings)
+
+
+def _is_news(before: Compartment, told: Fill) -> bool:
+    if before.fill_at is None or before.fill_permille is None:
+        return True
+    return told.at >= before.fill_at + TICK or (told.at > before.fill_at - TICK and told.permille > before.fill_permille)
 
 
 def _is_emptied(before: Compartment, told: Fill) -> bool:
