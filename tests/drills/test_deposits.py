@@ -124,9 +124,9 @@ async def make_bins(manager: Phone, plan: Demonstration) -> list[Bin]:
 @asynccontextmanager
 async def sorting(manager: Phone, plan: Demonstration) -> AsyncIterator[Sorting]:
     """Rules, residents and bins, connected."""
-    # Bins tell the time in whole seconds.
-    now = datetime.now(UTC).replace(microsecond=0).isoformat()
-    rules = {"effective_from": now, "rules": [RULE], "terms": TERMS, "changes_zh": "演练"}
+    # Bins tell the time in whole seconds. The demonstration's own rules may have begun in this one.
+    begin = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+    rules = {"effective_from": begin.isoformat(), "rules": [RULE], "terms": TERMS, "changes_zh": "演练"}
     await manager.call("POST", "/v1/points/rules", rules)
     started = Sorting(await make_residents(manager), await make_bins(manager, plan))
     tasks = [asyncio.create_task(each.run()) for each in started.bins]
