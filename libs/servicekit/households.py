@@ -33,6 +33,11 @@ SELECT DISTINCT ON (account_id) account_id, household_id, building_id
 FROM known_residents JOIN known_households USING (household_id)
 WHERE account_id = ANY($1::uuid[]) ORDER BY account_id, household_id
 """
+_SELECT_RESIDENTS = """
+SELECT DISTINCT ON (community_id, account_id) community_id, account_id, household_id
+FROM known_residents WHERE account_id = ANY($1::uuid[]) ORDER BY community_id, account_id, household_id
+"""
+_IS_RESIDENT = "SELECT EXISTS (SELECT FROM known_residents WHERE account_id = $1 AND community_id = $2)"
 _SELECT_MEMBERSHIP = "SELECT EXISTS (SELECT FROM known_residents WHERE account_id = $1 AND household_id = $2)"
 _SELECT_MEMBERS = """
 SELECT DISTINCT account_id FROM known_residents JOIN known_households USING (household_id) WHERE building_id = $1 ORDER BY account_id
@@ -63,8 +68,19 @@ async def remember_household_on_household_changed(tx: Transaction, event: Receiv
 FOLLOWED = on(HouseholdChanged, remember_household_on_household_changed)
 
 
+async def find_residents(tx: Transaction, account_ids: Iterable[UUID]) -> dict[tuple[UUID, UUID], UUID]:
+    """The household of each account, its oldest, by community and account, in any scope: who has moved away lives nowhere in this one."""
+    rows = await tx.fetch(_SELECT_RESIDENTS, list(account_ids))
+    return {(row["community_id"], row["account_id"]): row["household_id"] for row in rows}
+
+
+async def is_resident(tx: Transaction, account_id: UUID) -> bool:
+    """Whether an account lives in the transaction's community."""
+    return bool(await tx.fetchval(_IS_RESIDENT, account_id, tx.community_id))
+
+
 async def find_homes(tx: Transaction, account_ids: Iterable[UUID]) -> dict[UUID, Home]:
-    """The home of each account: its oldest household when it has several. Who lives nowhere here is absent."""
+    """The home of each account in one community: its oldest household when it has several. Who lives nowhere here is absent."""
     rows = await tx.fetch(_SELECT_HOMES, list(account_ids))
     return {row["account_id"]: Home(row["household_id"], row["building_id"]) for row in rows}
 

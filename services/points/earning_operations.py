@@ -12,6 +12,7 @@ from servicekit import telemetry
 from servicekit.communities import DEFAULT_ZONE, list_communities
 from servicekit.database import Transaction
 from servicekit.errors import ServiceError
+from servicekit.households import find_residents
 from servicekit.identifiers import derived_id
 from services.points import holders, notices, pool_store, store
 from services.points.earning import NOBODY, Award, Case, Claim, Reason, Used, award
@@ -70,7 +71,7 @@ async def _survey(tx: Transaction, claims: Sequence[Claim]) -> _Ground:
     return _Ground(
         await store.books(tx, {claim.community_id for claim in claims}, min(claim.occurred_at for claim in claims)),
         await find_zones(tx),
-        await store.find_homes(tx, accounts),
+        await find_residents(tx, accounts),
         await pool_store.find_pools(tx, accounts),
     )
 

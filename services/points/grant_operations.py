@@ -7,6 +7,7 @@ from uuid import UUID
 
 import ledger
 from ledger import Turn
+from servicekit import households
 from servicekit.database import Database, Transaction
 from servicekit.errors import Conflict, Denied, NotFound, ServiceError
 from servicekit.identifiers import derived_id
@@ -58,7 +59,7 @@ async def decide_grants(turn: Turn, requests: Sequence[GrantRequest]) -> list[Gr
     """
     tx = turn.tx
     known = await grant_store.find_grants(tx, [request.key for request in requests])
-    homes = await store.find_homes(tx, {request.account_id for request in requests})
+    residents = await households.find_residents(tx, {request.account_id for request in requests})
     housemates = await store.find_housemates(tx, {request.requested_by for request in requests})
     ground = await _survey(tx, {request.community_id for request in requests})
     days = ground.days
@@ -73,7 +74,7 @@ async def decide_grants(turn: Turn, requests: Sequence[GrantRequest]) -> list[Gr
         elif request.account_id in housemates[request.requested_by]:
             text = "不能给自己或同住家人发放积分", "Nobody grants points to themselves or to those they live with"
             answers.append(Denied("points.grant_to_oneself", *text))
-        elif (request.community_id, request.account_id) not in homes:
+        elif (request.community_id, request.account_id) not in residents:
             answers.append(resident_not_found())
         elif book is None:
             answers.append(no_rules())
@@ -165,7 +166,7 @@ async def approve_grant(tx: Transaction, grant_id: UUID) -> Grant:
     caller_id = tx.caller.account_id
     if caller_id == grant.requested_by or grant.account_id in (await store.find_housemates(tx, [caller_id]))[caller_id]:
         raise Denied("points.own_grant", "须由他人审批", "Somebody else must approve this grant")
-    if (tx.community_id, grant.account_id) not in await store.find_homes(tx, [grant.account_id]):
+    if not await households.is_resident(tx, grant.account_id):
         raise not_a_resident()
     for refusal in (await _book(turn, [grant], await _survey(tx, [tx.community_id]))).values():
         raise refusal

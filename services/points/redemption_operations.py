@@ -34,8 +34,7 @@ async def redeem(tx: Transaction, item_id: UUID, quantity: int, household_id: UU
     or does not pool, an item that is not valid now or of which they have had enough, and when points or stock do not suffice.
     """
     turn = await holders.take_turn(tx, [tx.community_id])
-    account_id = tx.caller.account_id
-    if account_id not in await households.find_homes(tx, [account_id]):
+    if not await households.is_resident(tx, tx.caller.account_id):
         raise not_a_resident()
     if household_id is not None:
         await pool_operations.check_may_spend(tx, household_id)

@@ -40,7 +40,7 @@ async def find_standing(tx: Transaction, holder_id: UUID) -> Standing:
 
 async def check_resident(tx: Transaction, account_id: UUID) -> None:
     """Raises NotFound unless the account lives here, or has had points here."""
-    if account_id in await households.find_homes(tx, [account_id]):
+    if await households.is_resident(tx, account_id):
         return
     if await ledger.balance(tx, Holder(tx.community_id, account_id).points_id) is None:
         raise resident_not_found()

@@ -101,18 +101,6 @@ async def terms_at(tx: Transaction, at: datetime) -> Terms | None:
 # Who lives here.
 
 
-SELECT_HOMES = """
-SELECT DISTINCT ON (community_id, account_id) community_id, account_id, household_id
-FROM known_residents WHERE account_id = ANY($1::uuid[]) ORDER BY community_id, account_id, household_id
-"""
-
-
-async def find_homes(tx: Transaction, account_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], UUID]:
-    """The household of each account, its oldest, by community and account: an account of another community lives nowhere in this one."""
-    rows = await tx.fetch(SELECT_HOMES, list(account_ids))
-    return {(row["community_id"], row["account_id"]): row["household_id"] for row in rows}
-
-
 SELECT_HOUSEMATES = """
 SELECT DISTINCT own.account_id, other.account_id AS housemate_id
 FROM known_residents AS own JOIN known_residents AS other USING (household_id) WHERE own.account_id = ANY($1::uuid[])

@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.households import is_resident
 from servicekit.identifiers import derived_id
 from services.points import earning_operations, holders, store, travel
 from services.points.earning import Claim, Reason
@@ -24,7 +25,7 @@ async def report_travel(tx: Transaction, trips: Sequence[Trip]) -> list[Earning]
     """
     turn = await holders.take_turn(tx, [tx.community_id])
     account_id = tx.caller.account_id
-    if (tx.community_id, account_id) not in await store.find_homes(tx, [account_id]):
+    if not await is_resident(tx, account_id):
         raise not_a_resident()
     since, until = min(trip.started_at for trip in trips), max(trip.ended_at for trip in trips)
     counted = await store.find_trips(tx, account_id, [trip.trip_id for trip in trips], since, until)

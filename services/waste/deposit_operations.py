@@ -15,6 +15,7 @@ from linli.waste.v1.events_pb2 import DepositCounted, DepositWithdrawn
 from servicekit.communities import DEFAULT_ZONE
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound, Unavailable
+from servicekit.households import find_residents
 from servicekit.identifiers import derived_id
 from servicekit.times import to_timestamp
 from services.waste import bin_operations, clocks, deposit_store, resident_store, store
@@ -176,8 +177,8 @@ async def _named(tx: Transaction, fresh: Sequence[_Fresh]) -> list[_Fresh]:
             found.append((signer.read(code, community_id, each.at), Concern.CODE_INVALID))
         else:
             found.append((approached(approaches.get(each.bin.bin_id, ()), each.at), Concern.NONE))
-    named = {(each.weighed.community_id, account_id) for each, (account_id, _) in zip(fresh, found, strict=True) if account_id is not None}
-    residents = await resident_store.find_residents(tx, named) if named else set()
+    named = {account_id for account_id, _ in found if account_id is not None}
+    residents = await find_residents(tx, named) if named else {}
     return [
         replace(each, depositor=Depositor(account_id) if (each.weighed.community_id, account_id) in residents else Depositor(None, concern))
         for each, (account_id, concern) in zip(fresh, found, strict=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
-from servicekit.households import find_homes
+from servicekit.households import is_resident
 from servicekit.identifiers import new_id
 from servicekit.times import to_day
 from services.waste import deposit_store, resident_store, store
@@ -66,7 +66,7 @@ async def get_bin(tx: Transaction, bin_id: UUID) -> Bin:
 
 async def register_card(tx: Transaction, card_number: str, account_id: UUID) -> Card:
     """Gives a resident a card. Raises NotFound for an account that lives nowhere here, and Conflict for a card that is in use."""
-    if not await find_homes(tx, [account_id]):
+    if not await is_resident(tx, account_id):
         raise NotFound("waste.resident_unknown", "没有找到该住户", "There is no such resident")
     card = Card(new_id(), normal_card_number(card_number), account_id, tx.now)
     if not await resident_store.insert_card(tx, card, tx.caller.account_id):
@@ -114,7 +114,7 @@ async def approach_bin(tx: Transaction, bin_id: UUID) -> datetime:
 
 
 async def _check_resident(tx: Transaction) -> None:
-    if not await find_homes(tx, [tx.caller.account_id]):
+    if not await is_resident(tx, tx.caller.account_id):
         raise Conflict("waste.not_a_resident", "仅限本小区住户使用", "Only residents of this community can do this")
 
 

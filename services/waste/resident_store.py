@@ -57,18 +57,6 @@ async def list_cards(tx: Transaction, account_id: UUID | None, after: UUID | Non
     return [Card(*row) for row in await tx.fetch(_LIST_CARDS_OF_RESIDENT, account_id, after, limit)]
 
 
-_FIND_RESIDENTS = """
-SELECT DISTINCT community_id, account_id FROM known_residents
-WHERE (community_id, account_id) IN (SELECT * FROM unnest($1::uuid[], $2::uuid[]))
-"""
-
-
-async def find_residents(tx: Transaction, asked: Collection[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
-    """Those accounts, each with a community, that live in that community; who lives in another one does not."""
-    rows = await tx.fetch(_FIND_RESIDENTS, [community_id for community_id, _ in asked], [account_id for _, account_id in asked])
-    return {(row["community_id"], row["account_id"]) for row in rows}
-
-
 _FIND_HOLDINGS = """
 SELECT community_id, card_number, account_id, registered_at, revoked_at FROM cards
 WHERE (community_id, card_number) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
