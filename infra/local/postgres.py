@@ -32,7 +32,6 @@ SETTINGS = {
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
     "min_wal_size": "64MB",
-    "max_wal_size": "1GB",
     "random_page_cost": "1.1",
     "jit": "off",  # it compiles for longer than our statements run
     "timezone": "UTC",
