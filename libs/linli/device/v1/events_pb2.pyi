@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CredentialKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CredentialKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CredentialKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CREDENTIAL_KIND_UNSPECIFIED: _CredentialKind.ValueType  # 0
+    CREDENTIAL_KIND_FACE: _CredentialKind.ValueType  # 1
+    CREDENTIAL_KIND_CODE: _CredentialKind.ValueType  # 2
+    """A dynamic QR code."""
+    CREDENTIAL_KIND_CARD: _CredentialKind.ValueType  # 3
+    CREDENTIAL_KIND_PIN: _CredentialKind.ValueType  # 4
+    CREDENTIAL_KIND_PHONE: _CredentialKind.ValueType  # 5
+    """The app of somebody who stands at the door."""
+
+class CredentialKind(_CredentialKind, metaclass=_CredentialKindEnumTypeWrapper):
+    """What opens a door."""
+
+CREDENTIAL_KIND_UNSPECIFIED: CredentialKind.ValueType  # 0
+CREDENTIAL_KIND_FACE: CredentialKind.ValueType  # 1
+CREDENTIAL_KIND_CODE: CredentialKind.ValueType  # 2
+"""A dynamic QR code."""
+CREDENTIAL_KIND_CARD: CredentialKind.ValueType  # 3
+CREDENTIAL_KIND_PIN: CredentialKind.ValueType  # 4
+CREDENTIAL_KIND_PHONE: CredentialKind.ValueType  # 5
+"""The app of somebody who stands at the door."""
+Global___CredentialKind: _TypeAlias = CredentialKind  # noqa: Y015
+
 @_typing.final
 class PlateRead(_message.Message):
     """A camera read a plate, or saw a vehicle whose plate it could not read."""
@@ -487,3 +515,195 @@ class BinReported(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
 
 Global___BinReported: _TypeAlias = BinReported  # noqa: Y015
+
+@_typing.final
+class CredentialPresented(_message.Message):
+    """Somebody showed a credential to a door terminal, which waits a moment for the answer and then decides by its snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    PRESENTATION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    presentation_id: _builtins.str
+    """The terminal's own id of this presentation, which its journal and the answer name."""
+    kind: Global___CredentialKind.ValueType
+    value: _builtins.str
+    """The text of a dynamic code; the keyed digest, in hex, of a card's number or of what was typed; the subject whose face matched.
+    Never a card's number or digits themselves.
+    """
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp:
+        """By the terminal's clock, and when we received it."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        presentation_id: _builtins.str = ...,
+        kind: Global___CredentialKind.ValueType = ...,
+        value: _builtins.str = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "kind", b"kind", "occurred_at", b"occurred_at", "presentation_id", b"presentation_id", "received_at", b"received_at", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialPresented: _TypeAlias = CredentialPresented  # noqa: Y015
+
+@_typing.final
+class TerminalReported(_message.Message):
+    """A door terminal told what it has: after it connected, after it applied a snapshot, and now and then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
+    JOURNAL_SEQUENCE_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    snapshot_version: _builtins.int
+    """The version of the snapshot that it decides by; 0 when it has none."""
+    journal_sequence: _builtins.int
+    """The newest record of its journal; 0 when it has none."""
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        snapshot_version: _builtins.int = ...,
+        journal_sequence: _builtins.int = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "journal_sequence", b"journal_sequence", "occurred_at", b"occurred_at", "received_at", b"received_at", "snapshot_version", b"snapshot_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TerminalReported: _TypeAlias = TerminalReported  # noqa: Y015
+
+@_typing.final
+class JournalUploaded(_message.Message):
+    """Part of a door terminal's journal. Parts may come late, twice and in any order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    first_sequence: _builtins.int
+    """The sequence number of the first record; the others follow without a gap."""
+    previous_hash: _builtins.bytes
+    """SHA-256 of the record before the first and all before that one: the hash of a record is SHA-256(previous hash, its exact bytes), that
+    before record 1 is 32 zero bytes.
+    """
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each record as the terminal wrote it: a JSON object, hashed as these exact bytes."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        first_sequence: _builtins.int = ...,
+        previous_hash: _builtins.bytes = ...,
+        records: _abc.Iterable[_builtins.str] | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "first_sequence", b"first_sequence", "previous_hash", b"previous_hash", "received_at", b"received_at", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalUploaded: _TypeAlias = JournalUploaded  # noqa: Y015
+
+@_typing.final
+class ObservationMade(_message.Message):
+    """A camera's analytics or a sensor noticed something. What it means is access's to judge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TRACK_ID_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_PERMILLE_FIELD_NUMBER: _builtins.int
+    LATITUDE_FIELD_NUMBER: _builtins.int
+    LONGITUDE_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    IMAGE_KEYS_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """The device that told it."""
+    record_id: _builtins.str
+    """Its own id of the record, or one derived from the record."""
+    source_id: _builtins.str
+    """The camera that saw it, when an edge box speaks for several; else the device itself."""
+    kind: _builtins.str
+    """Such as "intrusion", "fall", "loitering", "fire_lane_blocked", "motion", "contact", "position", "sos"."""
+    track_id: _builtins.str
+    """Tells one person or thing that is followed over many frames from another; empty when the device does not."""
+    confidence_permille: _builtins.int
+    """0 to 1000; -1 when the device does not say."""
+    latitude: _builtins.float
+    """Where a wearable is: degrees, WGS 84."""
+    longitude: _builtins.float
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def image_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the record's pictures in the blob store."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        record_id: _builtins.str = ...,
+        source_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        track_id: _builtins.str = ...,
+        confidence_permille: _builtins.int = ...,
+        latitude: _builtins.float | None = ...,
+        longitude: _builtins.float | None = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        image_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latitude", b"_latitude", "_longitude", b"_longitude", "latitude", b"latitude", "longitude", b"longitude", "occurred_at", b"occurred_at", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latitude", b"_latitude", "_longitude", b"_longitude", "confidence_permille", b"confidence_permille", "device_id", b"device_id", "image_keys", b"image_keys", "kind", b"kind", "latitude", b"latitude", "longitude", b"longitude", "occurred_at", b"occurred_at", "received_at", b"received_at", "record_id", b"record_id", "source_id", b"source_id", "track_id", b"track_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__latitude: _TypeAlias = _typing.Literal["latitude"]  # noqa: Y015
+    _WhichOneofArgType__latitude: _TypeAlias = _typing.Literal["_latitude", b"_latitude"]  # noqa: Y015
+    _WhichOneofReturnType__longitude: _TypeAlias = _typing.Literal["longitude"]  # noqa: Y015
+    _WhichOneofArgType__longitude: _TypeAlias = _typing.Literal["_longitude", b"_longitude"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latitude) -> _WhichOneofReturnType__latitude | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__longitude) -> _WhichOneofReturnType__longitude | None: ...
+
+Global___ObservationMade: _TypeAlias = ObservationMade  # noqa: Y015

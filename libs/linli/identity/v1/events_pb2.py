@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from linli.options.v1 import options_pb2 as linli_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elinli/identity/v1/events.proto\x12\x11linli.identity.v1\x1a\x1elinli/options/v1/options.proto\"n\n\x10\x43ommunityChanged\x12\x14\n\x0c\x63ommunity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x0f\n\x07modules\x18\x04 \x03(\t:\x12\xb2\xbb\x18\x0e\n\x0c\x63ommunity_id\"f\n\x10HouseholdChanged\x12\x14\n\x0chousehold_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62uilding_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x03 \x03(\t:\x12\xb2\xbb\x18\x0e\n\x0chousehold_id\"s\n\x11VehicleRegistered\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x14\n\x0chousehold_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\t:\x10\xb2\xbb\x18\x0c\n\nvehicle_id\"E\n\x0eVehicleRemoved\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\r\n\x05plate\x18\x02 \x01(\t:\x10\xb2\xbb\x18\x0c\n\nvehicle_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elinli/identity/v1/events.proto\x12\x11linli.identity.v1\x1a\x1elinli/options/v1/options.proto\"n\n\x10\x43ommunityChanged\x12\x14\n\x0c\x63ommunity_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x0f\n\x07modules\x18\x04 \x03(\t:\x12\xb2\xbb\x18\x0e\n\x0c\x63ommunity_id\"f\n\x10HouseholdChanged\x12\x14\n\x0chousehold_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62uilding_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x03 \x03(\t:\x12\xb2\xbb\x18\x0e\n\x0chousehold_id\"s\n\x11VehicleRegistered\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\x14\n\x0chousehold_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\t:\x10\xb2\xbb\x18\x0c\n\nvehicle_id\"E\n\x0eVehicleRemoved\x12\x12\n\nvehicle_id\x18\x01 \x01(\t\x12\r\n\x05plate\x18\x02 \x01(\t:\x10\xb2\xbb\x18\x0c\n\nvehicle_id\"C\n\x0cStaffChanged\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t:\x10\xb2\xbb\x18\x0c\n\naccount_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VEHICLEREGISTERED']._serialized_options = b'\262\273\030\014\n\nvehicle_id'
   _globals['_VEHICLEREMOVED']._loaded_options = None
   _globals['_VEHICLEREMOVED']._serialized_options = b'\262\273\030\014\n\nvehicle_id'
+  _globals['_STAFFCHANGED']._loaded_options = None
+  _globals['_STAFFCHANGED']._serialized_options = b'\262\273\030\014\n\naccount_id'
   _globals['_COMMUNITYCHANGED']._serialized_start=85
   _globals['_COMMUNITYCHANGED']._serialized_end=195
   _globals['_HOUSEHOLDCHANGED']._serialized_start=197
@@ -48,4 +50,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VEHICLEREGISTERED']._serialized_end=416
   _globals['_VEHICLEREMOVED']._serialized_start=418
   _globals['_VEHICLEREMOVED']._serialized_end=487
+  _globals['_STAFFCHANGED']._serialized_start=489
+  _globals['_STAFFCHANGED']._serialized_end=556
 # @@protoc_insertion_point(module_scope)

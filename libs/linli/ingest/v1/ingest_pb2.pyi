@@ -37,6 +37,10 @@ class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind
     """An edge box that posts batches of readings."""
     DEVICE_KIND_BIN: _DeviceKind.ValueType  # 5
     """A smart bin on MQTT."""
+    DEVICE_KIND_TERMINAL: _DeviceKind.ValueType  # 6
+    """A door terminal on MQTT."""
+    DEVICE_KIND_SENSOR: _DeviceKind.ValueType  # 7
+    """A sensor on MQTT: motion, contact, a wearable, an alarm button."""
 
 class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
     """What a device is and what it speaks."""
@@ -52,6 +56,10 @@ DEVICE_KIND_EDGE_BOX: DeviceKind.ValueType  # 4
 """An edge box that posts batches of readings."""
 DEVICE_KIND_BIN: DeviceKind.ValueType  # 5
 """A smart bin on MQTT."""
+DEVICE_KIND_TERMINAL: DeviceKind.ValueType  # 6
+"""A door terminal on MQTT."""
+DEVICE_KIND_SENSOR: DeviceKind.ValueType  # 7
+"""A sensor on MQTT: motion, contact, a wearable, an alarm button."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
 @_typing.final

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from linli.device.v1 import commands_pb2 as linli_dot_device_dot_v1_dot_commands__pb2
 from linli.options.v1 import options_pb2 as linli_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlinli/parking/v1/events.proto\x12\x10linli.parking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elinli/options/v1/options.proto\"\x98\x01\n\x0eVehicleEntered\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06lot_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12\x11\n\tadmission\x18\x04 \x01(\t\x12.\n\nentered_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x10\xb2\xbb\x18\x0c\n\nsession_id\"\xd7\x01\n\rVehicleExited\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06lot_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12.\n\nentered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07left_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\namount_fen\x18\x06 \x01(\x03\x12\x10\n\x08paid_fen\x18\x07 \x01(\x03:\x10\xb2\xbb\x18\x0c\n\nsession_id\"\xcc\x01\n\x11GateOpenRequested\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x16\n\x0egate_device_id\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x03 \x01(\t\x12\x11\n\trecord_id\x18\x04 \x01(\t\x12\x30\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x1f.linli.parking.v1.SignedCommand\x12\x0f\n\x07text_zh\x18\x06 \x01(\t\x12\x0f\n\x07text_en\x18\x07 \x01(\t:\r\xb2\xbb\x18\t\n\x07lane_id\"\xa4\x01\n\x0bVehicleHeld\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0e\x61mount_due_fen\x18\x05 \x01(\x03\x12\x0f\n\x07text_zh\x18\x06 \x01(\t\x12\x0f\n\x07text_en\x18\x07 \x01(\t:\r\xb2\xbb\x18\t\n\x07lane_id\"\x94\x01\n\x0eLaneConfigured\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x02 \x01(\t\x12\x16\n\x0egate_device_id\x18\x03 \x01(\t\x12\x19\n\x11\x64\x65\x63ision_limit_ms\x18\x04 \x01(\x05\x12\x15\n\ropens_offline\x18\x05 \x01(\x08:\r\xb2\xbb\x18\t\n\x07lane_id\"C\n\rSignedCommand\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"\x94\x01\n\x0bGateCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63ounter\x18\x05 \x01(\x03\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlinli/parking/v1/events.proto\x12\x10linli.parking.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elinli/device/v1/commands.proto\x1a\x1elinli/options/v1/options.proto\"\x98\x01\n\x0eVehicleEntered\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06lot_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12\x11\n\tadmission\x18\x04 \x01(\t\x12.\n\nentered_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x10\xb2\xbb\x18\x0c\n\nsession_id\"\xd7\x01\n\rVehicleExited\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06lot_id\x18\x02 \x01(\t\x12\r\n\x05plate\x18\x03 \x01(\t\x12.\n\nentered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07left_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\namount_fen\x18\x06 \x01(\x03\x12\x10\n\x08paid_fen\x18\x07 \x01(\x03:\x10\xb2\xbb\x18\x0c\n\nsession_id\"\xcb\x01\n\x11GateOpenRequested\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x16\n\x0egate_device_id\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x03 \x01(\t\x12\x11\n\trecord_id\x18\x04 \x01(\t\x12/\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x1e.linli.device.v1.SignedCommand\x12\x0f\n\x07text_zh\x18\x06 \x01(\t\x12\x0f\n\x07text_en\x18\x07 \x01(\t:\r\xb2\xbb\x18\t\n\x07lane_id\"\xa4\x01\n\x0bVehicleHeld\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x02 \x01(\t\x12\x11\n\trecord_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0e\x61mount_due_fen\x18\x05 \x01(\x03\x12\x0f\n\x07text_zh\x18\x06 \x01(\t\x12\x0f\n\x07text_en\x18\x07 \x01(\t:\r\xb2\xbb\x18\t\n\x07lane_id\"\x94\x01\n\x0eLaneConfigured\x12\x0f\n\x07lane_id\x18\x01 \x01(\t\x12\x18\n\x10\x63\x61mera_device_id\x18\x02 \x01(\t\x12\x16\n\x0egate_device_id\x18\x03 \x01(\t\x12\x19\n\x11\x64\x65\x63ision_limit_ms\x18\x04 \x01(\x05\x12\x15\n\ropens_offline\x18\x05 \x01(\x08:\r\xb2\xbb\x18\t\n\x07lane_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,18 +44,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VEHICLEHELD']._serialized_options = b'\262\273\030\t\n\007lane_id'
   _globals['_LANECONFIGURED']._loaded_options = None
   _globals['_LANECONFIGURED']._serialized_options = b'\262\273\030\t\n\007lane_id'
-  _globals['_VEHICLEENTERED']._serialized_start=117
-  _globals['_VEHICLEENTERED']._serialized_end=269
-  _globals['_VEHICLEEXITED']._serialized_start=272
-  _globals['_VEHICLEEXITED']._serialized_end=487
-  _globals['_GATEOPENREQUESTED']._serialized_start=490
-  _globals['_GATEOPENREQUESTED']._serialized_end=694
-  _globals['_VEHICLEHELD']._serialized_start=697
-  _globals['_VEHICLEHELD']._serialized_end=861
-  _globals['_LANECONFIGURED']._serialized_start=864
-  _globals['_LANECONFIGURED']._serialized_end=1012
-  _globals['_SIGNEDCOMMAND']._serialized_start=1014
-  _globals['_SIGNEDCOMMAND']._serialized_end=1081
-  _globals['_GATECOMMAND']._serialized_start=1084
-  _globals['_GATECOMMAND']._serialized_end=1232
+  _globals['_VEHICLEENTERED']._serialized_start=149
+  _globals['_VEHICLEENTERED']._serialized_end=301
+  _globals['_VEHICLEEXITED']._serialized_start=304
+  _globals['_VEHICLEEXITED']._serialized_end=519
+  _globals['_GATEOPENREQUESTED']._serialized_start=522
+  _globals['_GATEOPENREQUESTED']._serialized_end=725
+  _globals['_VEHICLEHELD']._serialized_start=728
+  _globals['_VEHICLEHELD']._serialized_end=892
+  _globals['_LANECONFIGURED']._serialized_start=895
+  _globals['_LANECONFIGURED']._serialized_end=1043
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from linli.device.v1 import commands_pb2 as _commands_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -115,7 +116,7 @@ class GateOpenRequested(_message.Message):
     """For the lane's screen."""
     text_en: _builtins.str
     @_builtins.property
-    def command(self) -> Global___SignedCommand: ...
+    def command(self) -> _commands_pb2.SignedCommand: ...
     def __init__(
         self,
         *,
@@ -123,7 +124,7 @@ class GateOpenRequested(_message.Message):
         gate_device_id: _builtins.str = ...,
         camera_device_id: _builtins.str = ...,
         record_id: _builtins.str = ...,
-        command: Global___SignedCommand | None = ...,
+        command: _commands_pb2.SignedCommand | None = ...,
         text_zh: _builtins.str = ...,
         text_en: _builtins.str = ...,
     ) -> None: ...
@@ -207,75 +208,3 @@ class LaneConfigured(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaneConfigured: _TypeAlias = LaneConfigured  # noqa: Y015
-
-@_typing.final
-class SignedCommand(_message.Message):
-    """A command as its gate checks it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COMMAND_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
-    KEY_ID_FIELD_NUMBER: _builtins.int
-    command: _builtins.bytes
-    """A serialized GateCommand: the bytes that are signed."""
-    signature: _builtins.bytes
-    """Ed25519 over `command`."""
-    key_id: _builtins.str
-    """The key that signed it."""
-    def __init__(
-        self,
-        *,
-        command: _builtins.bytes = ...,
-        signature: _builtins.bytes = ...,
-        key_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "key_id", b"key_id", "signature", b"signature"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SignedCommand: _TypeAlias = SignedCommand  # noqa: Y015
-
-@_typing.final
-class GateCommand(_message.Message):
-    """An order to a gate."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COMMAND_ID_FIELD_NUMBER: _builtins.int
-    DEVICE_ID_FIELD_NUMBER: _builtins.int
-    ACTION_FIELD_NUMBER: _builtins.int
-    NONCE_FIELD_NUMBER: _builtins.int
-    COUNTER_FIELD_NUMBER: _builtins.int
-    EXPIRES_AT_FIELD_NUMBER: _builtins.int
-    command_id: _builtins.str
-    device_id: _builtins.str
-    """The gate that may obey."""
-    action: _builtins.str
-    """"open"."""
-    nonce: _builtins.bytes
-    counter: _builtins.int
-    """Grows with every command to this gate; a gate refuses one that is not above the last."""
-    @_builtins.property
-    def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """At most ten seconds after it was signed."""
-
-    def __init__(
-        self,
-        *,
-        command_id: _builtins.str = ...,
-        device_id: _builtins.str = ...,
-        action: _builtins.str = ...,
-        nonce: _builtins.bytes = ...,
-        counter: _builtins.int = ...,
-        expires_at: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "command_id", b"command_id", "counter", b"counter", "device_id", b"device_id", "expires_at", b"expires_at", "nonce", b"nonce"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GateCommand: _TypeAlias = GateCommand  # noqa: Y015
