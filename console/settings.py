@@ -40,7 +40,12 @@ class Addresses:
 
 async def shared(folder: Path, secrets: Secrets, postgres: PostgresServer, nats: NatsServer, addresses: Addresses) -> dict[str, str]:
     """The environment of every service process; makes the databases that do not exist yet."""
-    values = {"LINLI_NATS_URL": nats.url, "LINLI_DRAIN_S": "10"}
+    values = {
+        "LINLI_NATS_URL": nats.url,
+        "LINLI_DRAIN_S": "10",
+        "LINLI_BLOBS_URL": str(folder / "images"),
+        "LINLI_BLOB_TICKET_KEY": secrets.key("blob-ticket"),
+    }
     databases = [service for service in catalog.find(["all"]) if service.migrations]
     made = await asyncio.gather(
         *(
@@ -72,7 +77,7 @@ def _own(folder: Path, secrets: Secrets, addresses: Addresses) -> dict[str, str]
         "LINLI_IDENTITY_CODE_FILE": str(folder / CODES),
         "LINLI_INGEST_CREDENTIALS_KEY": secrets.key("ingest-credentials"),
         "LINLI_INGEST_GATE_PUBLIC_KEY": secrets.public_key("gate"),
-        "LINLI_INGEST_IMAGES_URL": str(folder / "images"),
+        "LINLI_INGEST_DOOR_PUBLIC_KEY": secrets.public_key("door"),
         "LINLI_INGEST_MQTT_ISSUER_SEED": issuer_seed(secrets),
         "LINLI_PARKING_GATE_KEY": secrets.signing_key("gate"),
         "LINLI_WASTE_CODE_KEY": secrets.key("waste-code"),

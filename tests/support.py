@@ -16,13 +16,16 @@ Everything asynchronous in such a module runs on the module's loop; a test there
 import asyncio
 import itertools
 import os
+import secrets
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import asyncpg
@@ -371,10 +374,12 @@ async def platform(
         "LINLI_SERVICE_ADDRESS": grpc_address,
         "LINLI_NATS_URL": servers.nats.url,
         "LINLI_DRAIN_S": "5",
+        "LINLI_BLOB_TICKET_KEY": b64encode(secrets.token_bytes(32)).decode(),
     }
     http_urls: dict[str, str] = {}
     database_urls: dict[str, str] = {}
     async with AsyncExitStack() as stack:
+        values["LINLI_BLOBS_URL"] = stack.enter_context(TemporaryDirectory())
         for service in services:
             if service.migrations:
                 database_urls[service.name] = await stack.enter_async_context(servers.database(service))

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from console import catalog
+from servicekit.blobs import BlobSettings
 from servicekit.config import PREFIX, DatabaseSettings, NatsSettings, ProcessSettings
 from servicekit.service import HttpSettings
 
@@ -27,6 +28,8 @@ def render() -> str:
     parts += _section("Every service", NatsSettings, "<SERVICE>")
     served = ", ".join(service.name for service in services if service.http is not None)
     parts += _section(f"Every service that speaks HTTP ({served})", HttpSettings, "<SERVICE>")
+    keepers = ", ".join(service.name for service in services if issubclass(service.settings, BlobSettings))
+    parts += _section(f"Every service that keeps or serves files ({keepers})", BlobSettings, "")
     parts += ["## Where services find each other\n"]
     parts += [f"`{PREFIX}_<SERVICE>_ADDRESS` overrides `{PREFIX}_SERVICE_ADDRESS` for one service.\n"]
     for service in services:
@@ -36,10 +39,12 @@ def render() -> str:
 
 
 def _section(title: str, settings: type[msgspec.Struct], owner: str) -> Iterator[str]:
-    comments = _comments(settings)
+    comments, inherited = _comments(settings), {name for base in settings.__bases__ for name in getattr(base, "__struct_fields__", ())}
     yield f"## {title}\n"
     yield "| variable | default | |\n| --- | --- | --- |"
     for field in msgspec.structs.fields(settings):
+        if field.name in inherited:
+            continue
         name = "_".join(part for part in (PREFIX, owner, field.name.upper()) if part)
         default = "required" if field.required else f"`{field.default!r}`"
         yield f"| `{name}` | {default} | {comments.get(field.name, '').replace('|', chr(92) + '|')} |"

@@ -10,7 +10,7 @@ import aiomqtt
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from linli.parking.v1.events_pb2 import GateCommand
+from linli.device.v1.commands_pb2 import DeviceCommand
 
 _RECONNECT_S = 0.5
 
@@ -69,12 +69,12 @@ class Gate:
         answer = {"command_id": command.command_id, "outcome": outcome, "at": datetime.now(UTC).isoformat()}
         await client.publish(f"devices/{self.device_id}/acknowledgements", json.dumps(answer), qos=1)
 
-    def judge(self, payload: bytes, now: datetime) -> tuple[GateCommand | None, str]:
+    def judge(self, payload: bytes, now: datetime) -> tuple[DeviceCommand | None, str]:
         """What to do with a command: "opened", "expired" or "refused". None when it is no command at all."""
         try:
             signed = json.loads(payload)
             body = base64.b64decode(signed["command"])
-            command = GateCommand.FromString(body)
+            command = DeviceCommand.FromString(body)
             self._key.verify(base64.b64decode(signed["signature"]), body)
         except InvalidSignature:
             return command, "refused"

@@ -72,7 +72,13 @@ def configuration(services: Sequence[Service], passwords: Mapping[str, str], iss
 
 
 _OPERATORS = Permissions(
-    ["linli.>", "device.>", "$MQTT.msgs.devices.*.acknowledgements", "$MQTT.msgs.devices.*.deposit", "$JS.API.>", "$JS.ACK.>"],
+    [
+        "linli.>",
+        "device.>",
+        *(f"$MQTT.msgs.devices.*.{topic}" for topic in ("acknowledgements", "deposit", "journal", "observation")),
+        "$JS.API.>",
+        "$JS.ACK.>",
+    ],
     ["_INBOX.>", "linli.>", "device.>"],
 )
 

@@ -60,6 +60,11 @@ class Invalid(ServiceError):
     http_status = 400
 
 
+def malformed(field: str, text: str, code: str) -> Invalid:
+    """The error for an event that cannot be; `text` says what its `field` must be."""
+    return Invalid(code, "事件内容有误", "This event cannot be", fields=[FieldViolation(field, code, text)])
+
+
 class Unauthenticated(ServiceError):
     """Nobody we know is asking."""
 

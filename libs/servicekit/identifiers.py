@@ -4,6 +4,8 @@ import uuid
 
 import uuid_utils.compat
 
+from servicekit.errors import malformed
+
 
 def new_id() -> uuid.UUID:
     """A new identifier."""
@@ -21,6 +23,14 @@ def parse_id(text: str) -> uuid.UUID | None:
         return uuid.UUID(text)
     except ValueError:
         return None
+
+
+def to_id(text: str, field: str, code: str) -> uuid.UUID:
+    """The identifier that a field of an event holds. Raises Invalid with `code` when it holds none, which makes it a dead letter."""
+    identifier = parse_id(text)
+    if identifier is None:
+        raise malformed(field, "must be a UUID", code)
+    return identifier
 
 
 _DERIVED = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")

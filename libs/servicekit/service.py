@@ -1,7 +1,7 @@
 """A service: its declaration, and the host that runs one or several of them in a process.
 
-Start: settings, migrations, pools, NATS, resources, gRPC, consumers, timers, HTTP, ready. Stop: not ready, take no more work, finish what
-is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's own operations address.
+Start: settings, migrations, pools, NATS, resources, jobs, gRPC, consumers, timers, HTTP, ready. Stop: not ready, take no more work, finish
+what is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's own operations address.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ from servicekit.events import event_type
 from servicekit.http_server import HttpServer, serve_http
 from servicekit.messaging import Consumer, Consumption, Publisher
 from servicekit.outbox import Relay
+from servicekit.timers import Timer, Timers
 
 _PRUNE_S = 60.0
 _ENSURE_S = 15.0
@@ -117,6 +118,8 @@ class Service:
     publishes: Sequence[type[Message]] = ()
     consumes: Sequence[Consumption[Any]] = ()
     jobs: Sequence[Job] = ()
+    # Who judges what has become due: one line for each kind of timer.
+    timers: Sequence[Timer] = ()
     # Opens what lives as long as the service and yields it; `tx.resource(Type)` finds it again.
     resources: Callable[[Running], contextlib.AbstractAsyncContextManager[Sequence[object]]] | None = None
     # Builds the HTTP application that it serves on its own address.
@@ -152,6 +155,7 @@ class Host:
         self._clock = clock
         self._stack = AsyncExitStack()
         self._consumers: list[Consumer] = []
+        self._timers: list[Timers] = []
         self._relays: list[Relay] = []
         self._keepers: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -185,6 +189,8 @@ class Host:
         self._is_listening = True
         for consumer in self._consumers:
             await consumer.start()
+        for timers in self._timers:
+            timers.start()
         for service, running in zip(self._services, self.running, strict=True):
             if service.http is not None:
                 address = load(HttpSettings, service.name).http_address
@@ -204,7 +210,8 @@ class Host:
         # HTTP first: its requests still call our own gRPC, and wait for what our own listeners hear.
         await _each(server.stop(left_s()) for server in self._http)
         calls = [self._grpc.stop(left_s())] if self._is_listening else []
-        await _each([*calls, *(consumer.stop(left_s()) for consumer in self._consumers)])
+        consumers = [consumer.stop(left_s()) for consumer in self._consumers]
+        await _each([*calls, *consumers, *(timers.stop(left_s()) for timers in self._timers)])
         await _cancel(self._tasks)
         await _each(relay.flush(left_s()) for relay in self._relays)
         await _each([self._stack.aclose()])
@@ -240,6 +247,8 @@ class Host:
             )
             self._grpc.add_generic_rpc_handlers((rpc.generic_handler(methods),))
         await self._start_messaging(service, running, keeper)
+        if database is not None:
+            self._timers.append(Timers(database, service.timers))
         for job in service.jobs:
             self._tasks.append(asyncio.create_task(_run_job(name, job, running)))
         return running

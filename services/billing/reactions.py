@@ -1,24 +1,26 @@
 """What billing does when something happened elsewhere: one function for each event that it consumes."""
 
-from uuid import UUID
+from typing import Final
 
 from linli.billing.v1.events_pb2 import ChargeRaised
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid
+from servicekit.errors import malformed
 from servicekit.events import Received
-from servicekit.identifiers import parse_id
+from servicekit.identifiers import to_id
 from servicekit.times import to_datetime
 from services.billing import operations
 from services.billing.charges import AMOUNT_MAX_FEN, Charge, ChargeState
+
+_MALFORMED: Final = "billing.charge_malformed"
 
 
 async def raise_charge_on_charge_raised(tx: Transaction, event: Received[ChargeRaised]) -> None:
     """A charge is due. What cannot be a charge raises Invalid, and ends among the dead letters."""
     raised = event.message
     if not 0 < raised.amount_fen <= AMOUNT_MAX_FEN:
-        raise _malformed("amount_fen", "must be positive and below a thousand million yuan")
+        raise malformed("amount_fen", "must be positive and below a thousand million yuan", _MALFORMED)
     charge = Charge(
-        charge_id=_id(raised.charge_id, "charge_id"),
+        charge_id=to_id(raised.charge_id, "charge_id", _MALFORMED),
         origin=raised.origin,
         origin_id=raised.origin_id,
         amount_fen=raised.amount_fen,
@@ -27,20 +29,8 @@ async def raise_charge_on_charge_raised(tx: Transaction, event: Received[ChargeR
         state=ChargeState.DUE,
         payable_until=to_datetime(raised.payable_until, "payable_until"),
         raised_at=event.occurred_at,
-        replaces_charge_id=_id(raised.replaces_charge_id, "replaces_charge_id") if raised.replaces_charge_id else None,
+        replaces_charge_id=to_id(raised.replaces_charge_id, "replaces_charge_id", _MALFORMED) if raised.replaces_charge_id else None,
     )
     if "\0" in charge.origin + charge.origin_id + charge.text_zh + charge.text_en:
-        raise _malformed("text_zh", "must hold no NUL")
+        raise malformed("text_zh", "must hold no NUL", _MALFORMED)
     await operations.raise_charge(tx, charge)
-
-
-def _id(text: str, field: str) -> UUID:
-    identifier = parse_id(text)
-    if identifier is None:
-        raise _malformed(field, "must be a UUID")
-    return identifier
-
-
-def _malformed(field: str, text: str) -> Invalid:
-    violation = FieldViolation(field, "billing.charge_malformed", text)
-    return Invalid("billing.charge_malformed", "费用内容有误", "This cannot be a charge", fields=[violation])

@@ -21,7 +21,8 @@ from servicekit import telemetry
 from servicekit.auth import Principal, Verifier, token_in
 from servicekit.errors import Internal, NotFound, ServiceError, Unavailable
 from servicekit.rpc import Peer
-from services.gateway import notifications, problems
+from services.gateway import blobs, notifications, problems
+from services.gateway.blobs import BlobRoute
 from services.gateway.documentation import Page, Pages
 from services.gateway.exchange import Exchange, Gone, Header, Receive, Send, etag_of, has_tag, takes, too_many
 from services.gateway.notifications import Notifications
@@ -69,6 +70,7 @@ class Gateway:
         verifier: Verifier,
         pages: Pages,
         live: Notifications,
+        blob_route: BlobRoute | None,
         limits: Limits,
     ) -> None:
         self._table = table
@@ -77,6 +79,7 @@ class Gateway:
         self._verifier = verifier
         self._pages = pages
         self._live = live
+        self._blob_route = blob_route
         self._limits = limits
         self._in_flight = 0
 
@@ -99,7 +102,8 @@ class Gateway:
         finally:
             self._in_flight -= 1
             telemetry.request_id.reset(token)
-            if exchange.path != notifications.PATH:  # How long a stream lasts is no time to answer.
+            # How long a stream lasts, or a phone takes for a photo, is no time to answer.
+            if exchange.path != notifications.PATH and not exchange.path.startswith(blobs.PATH):
                 status = str(exchange.status or _CLIENT_GONE)
                 telemetry.HTTP_SECONDS.labels("gateway", status).observe(perf_counter() - started)
 
@@ -110,6 +114,11 @@ class Gateway:
         await self._limit(exchange)
         if exchange.path == notifications.PATH:
             await self._serve_notifications(exchange)
+            return
+        if self._blob_route is not None and exchange.path.startswith(blobs.PATH):
+            if span is not None:
+                span.update_name(f"{exchange.method} {blobs.TEMPLATE}")
+            await (self._blob_route.serve(exchange) if exchange.method in blobs.VERBS else _serve_other_verb(exchange, *blobs.VERBS))
             return
         found = self._table.find(exchange.path)
         if found is None:

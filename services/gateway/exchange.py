@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -104,27 +104,30 @@ class Exchange:
         return int(value) / 1000
 
     async def body(self, bytes_max: int) -> bytes:
-        """The whole body. Raises TooLarge before more than the limit is held, TooSlow, or Gone."""
+        """The whole body. Raises as `chunks` does."""
+        return b"".join([chunk async for chunk in self.chunks(bytes_max, _BODY_S, "request.body_too_large")])
+
+    async def chunks(self, bytes_max: int, within_s: float, too_large: str) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises TooLarge (with this code) before more than the limit is held, TooSlow, or Gone."""
         length = self.headers.get(b"content-length")
         if length is not None and int(length) > bytes_max:
-            raise invalid("request.body_too_large", kind=TooLarge)
-        chunks: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(_BODY_S):
-                while True:
+            raise invalid(too_large, kind=TooLarge)
+        deadline = asyncio.get_running_loop().time() + within_s
+        size, more = 0, True
+        while more:
+            try:
+                async with asyncio.timeout_at(deadline):
                     message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    chunk: bytes = message.get("body", b"")
-                    size += len(chunk)
-                    if size > bytes_max:
-                        raise invalid("request.body_too_large", kind=TooLarge)
-                    chunks.append(chunk)
-                    if not message.get("more_body", False):
-                        return b"".join(chunks) if len(chunks) > 1 else chunk
-        except TimeoutError:
-            raise invalid("request.body_late", kind=TooSlow) from None
+            except TimeoutError:
+                raise invalid("request.body_late", kind=TooSlow) from None
+            if message["type"] == "http.disconnect":
+                raise Gone
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > bytes_max:
+                raise invalid(too_large, kind=TooLarge)
+            more = message.get("more_body", False)
+            yield chunk
 
     async def answer(self, status: int, headers: Sequence[Header], body: bytes, *, compressed: bytes | None = None) -> None:
         """Writes the whole answer, compressed when that is worth it and the caller takes it. `compressed` is `body` compressed before."""

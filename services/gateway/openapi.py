@@ -10,7 +10,7 @@ import msgspec
 from google.protobuf.descriptor import Descriptor
 
 from linli.options.v1 import options_pb2
-from services.gateway import notifications
+from services.gateway import blobs, notifications
 from services.gateway.contracts import Contracts, service_of
 from services.gateway.routes import WHOLE_BODY, Route
 from services.gateway.schemas import Schema, Schemas, required_fields
@@ -35,6 +35,7 @@ nothing is missed. A stream ends with its access token, so come back with a fres
 
 Any signed-in account may.
 """
+_BLOBS = "The address comes from another answer, holds for some minutes, and needs no access token."
 _LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 _RAW = "google.api.HttpBody"
 _EMPTY = "google.protobuf.Empty"
@@ -100,7 +101,7 @@ def build(contracts: Contracts, transcodings: Sequence[Transcoding]) -> bytes:
     """The document as JSON."""
     schemas = Schemas(contracts.comments)
     schemas.components["Problem"] = _PROBLEM
-    paths: dict[str, Schema] = {notifications.PATH: {"get": _notifications()}}
+    paths: dict[str, Schema] = {notifications.PATH: {"get": _notifications()}, blobs.TEMPLATE: _blobs()}
     for transcoding in transcodings:
         route = transcoding.route
         paths.setdefault(route.template, {})[route.verb.lower()] = _operation(transcoding, schemas)
@@ -115,7 +116,10 @@ def build(contracts: Contracts, transcodings: Sequence[Transcoding]) -> bytes:
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": service_of(name), "description": schemas.comment(name)} for name in services]
-        + [{"name": "notifications", "description": "What people are told, live."}],
+        + [
+            {"name": "notifications", "description": "What people are told, live."},
+            {"name": "blobs", "description": "Photos, at the addresses that other answers hold."},
+        ],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
@@ -240,3 +244,27 @@ def _notifications() -> Schema:
         },
         "security": [{"bearer": []}],
     }
+
+
+def _blobs() -> Schema:
+    ticket = {"name": "ticket", "in": "path", "required": True, "schema": {"type": "string"}}
+    content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+    def operation(name: str, summary: str, description: str, responses: Schema, *problems: str) -> Schema:
+        return {
+            "operationId": f"blobs_{name}",
+            "tags": ["blobs"],
+            "summary": summary,
+            "description": f"{description} {_BLOBS}",
+            "parameters": [ticket, {"$ref": "#/components/parameters/accept_language"}],
+            "responses": responses | {status: {"$ref": f"#/components/responses/problem_{status}"} for status in problems},
+            "security": [],
+        }
+
+    sent = operation(
+        "Send", "Send a file", "Takes the bytes as they are, once.", {"204": {"description": "Kept."}}, "403", "409", "429", "503"
+    )
+    sent["responses"]["413"] = _problem("The file is larger than the address allows.")
+    sent["requestBody"] = {"required": True, "content": content}
+    fetched = {"200": {"description": "The file.", "content": {**content, "image/*": {"schema": {"type": "string", "format": "binary"}}}}}
+    return {"put": sent, "get": operation("Fetch", "Fetch a file", "Answers with the bytes.", fetched, "403", "404", "429", "503")}

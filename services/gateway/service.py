@@ -10,11 +10,13 @@ from typing import Annotated
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
+from servicekit.blobs import BlobSettings, open_blobs
 from servicekit.config import Count, SettingsError
 from servicekit.rpc import Peer
 from servicekit.service import Asgi, Running, Service
 from services.gateway import contracts, openapi
 from services.gateway.app import Gateway, Limits
+from services.gateway.blobs import BlobRoute
 from services.gateway.documentation import Pages
 from services.gateway.feed import NATS_PUBLISHES, Feed
 from services.gateway.notifications import Connections, Notifications
@@ -27,7 +29,7 @@ _ANSWER_HEADERS = ("ETag", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Re
 RatePerMinute = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BlobSettings, frozen=True, kw_only=True):
     """What an installation may choose. A rate of 0 is no limit."""
 
     account_requests_per_minute: RatePerMinute = 600
@@ -48,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
     """The gateway with its channels to the services, and the feed that it hears notifications from."""
     settings: Settings = running.settings
+    store = open_blobs(settings)
     feed = Feed(running.nats, running.process.stream_replicas)
     known = contracts.load()
     peers = {name: Peer(running.address_of(name)) for name in {contracts.service_of(s.full_name) for s in known.services}}
@@ -61,12 +64,13 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
         verifier=running.verifier,
         pages=Pages(openapi.build(known, transcodings)),
         live=Notifications(feed, connections),
+        blob_route=BlobRoute(store, running.clock) if store.is_folder else None,
         limits=_limits(settings),
     )
     following = asyncio.create_task(feed.run())
     draining = asyncio.create_task(_end_on_drain(running, feed))
     try:
-        yield [gateway]
+        yield [gateway, store]
     finally:
         for task in (following, draining):
             task.cancel()

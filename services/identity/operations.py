@@ -6,18 +6,18 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, StaffChanged, VehicleRegistered, VehicleRemoved
 from servicekit.auth import Principal
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
+from servicekit.sealing import BlindIndex, DataKeys
 from servicekit.times import zone
 from services.identity import announcement_store, phones, plates, roles, sign_in_store, store
-from services.identity.announcement_store import HouseholdState
+from services.identity.announcement_store import HouseholdState, StaffState
 from services.identity.passwords import LENGTH_MIN, Passwords
 from services.identity.roles import MemberKind
 from services.identity.store import PLATFORM_COMMUNITY, Account, Building, Community, Household, RoleGrant, Unit, Vehicle
-from services.identity.vault import Vault
 
 # Modules that a community can switch on, by the service that provides each.
 MODULES: Final = frozenset(
@@ -57,6 +57,7 @@ async def create_community(
     manager = await lock_or_open_account(tx, manager_phone, manager_name)
     await store.insert_role_grant(tx, RoleGrant(new_id(), manager, roles.PROPERTY_MANAGER, None, tx.now))
     _publish_community(tx, community)
+    _publish_staff(tx, await announcement_store.advance_staff(tx, manager.account_id))
     # Its rows and events are the new community's, the caller's idempotency key is the operator's: both are in sight from here.
     await tx.enter(PLATFORM)
     return community
@@ -99,7 +100,7 @@ def _publish_community(tx: Transaction, community: Community) -> None:
     event = CommunityChanged(
         community_id=str(community.community_id), name=community.name, time_zone=community.time_zone, modules=community.modules
     )
-    tx.publish(event, version=community.version)
+    tx.publish(event, version=community.version, community_id=community.community_id)
 
 
 async def get_community(tx: Transaction, community_id: UUID) -> Community:
@@ -202,7 +203,7 @@ def _publish_household(tx: Transaction, household: HouseholdState) -> None:
         building_id=str(household.building_id),
         account_ids=[str(account_id) for account_id in household.account_ids],
     )
-    tx.publish(event, version=household.version)
+    tx.publish(event, version=household.version, community_id=household.community_id)
 
 
 def _publish_vehicle(tx: Transaction, vehicle: Vehicle, household: Household) -> None:
@@ -238,6 +239,8 @@ async def grant_role(tx: Transaction, phone: str, name: str, role_name: str, bui
         raise Conflict("identity.role_held", "该账号已有此角色", "The account holds this role already")
     if len(await store.list_role_grants_of(tx, account.account_id)) > GRANTS_PER_ACCOUNT_MAX:
         raise Conflict("identity.too_many_roles", "该账号的角色过多", "The account holds too many roles")
+    if building_id is None:
+        _publish_staff(tx, await announcement_store.advance_staff(tx, account.account_id))
     return grant
 
 
@@ -251,7 +254,14 @@ async def revoke_role(tx: Transaction, role_grant_id: UUID) -> None:
     if manages and await store.count_holders(tx, roles.PROPERTY_MANAGER) == 1:
         raise Conflict("identity.last_manager", "不能移除最后一位物业经理", "The last property manager must stay")
     await store.delete_role_grant(tx, role_grant_id)
+    if grant.building_id is None:
+        _publish_staff(tx, await announcement_store.advance_staff(tx, grant.account.account_id))
     await _end_sign_ins_of_a_stranger(tx, grant.account.account_id)
+
+
+def _publish_staff(tx: Transaction, staff: StaffState) -> None:
+    event = StaffChanged(account_id=str(staff.account_id), roles=staff.roles)
+    tx.publish(event, version=staff.version, community_id=staff.community_id)
 
 
 async def register_vehicle(tx: Transaction, household_id: UUID, plate: str) -> Vehicle:
@@ -291,7 +301,7 @@ async def lock_or_open_account(tx: Transaction, phone: str, name: str) -> Accoun
     """The locked account of a phone in this community, opened when there is none. A name fills in for one that is not known yet."""
     index = phone_index(tx, tx.community_id, phone)
     account_id = new_id()
-    sealed = tx.resource(Vault).seal(phone.encode(), _row(account_id))
+    sealed = tx.resource(DataKeys).seal(phone.encode(), _row(account_id))
     await store.insert_account(tx, Account(account_id, name, sealed), index)
     account = await store.lock_account_by_phone(tx, index)
     assert account is not None
@@ -300,12 +310,12 @@ async def lock_or_open_account(tx: Transaction, phone: str, name: str) -> Accoun
 
 def phone_index(tx: Transaction, community_id: UUID, phone: str) -> bytes:
     """What a phone's account in a community is found by."""
-    return tx.resource(Vault).digest("phone", str(community_id), phone)
+    return tx.resource(BlindIndex).digest("phone", str(community_id), phone)
 
 
 def phone_of(tx: Transaction, account: Account) -> str:
     """An account's phone, in clear."""
-    return tx.resource(Vault).open(account.phone, _row(account.account_id)).decode()
+    return tx.resource(DataKeys).open(account.phone, _row(account.account_id)).decode()
 
 
 def _row(account_id: UUID) -> str:
@@ -347,25 +357,23 @@ async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: s
 
 
 async def tell_again(tx: Transaction) -> None:
-    """Tells of some of the communities and households that nothing was told of for days, before the streams forget the last that was.
+    """Tells of some communities, households and staff that nothing was told of for days, before the streams forget the last that was.
 
     So a service that joins the installation later learns of all of them, and everybody learns of what is older than an event. The version
     is the last one's: whoever has heard it knows that there is nothing new.
     """
     before = tx.now - TOLD_AGAIN_AFTER
     for community in await announcement_store.tell_communities(tx, before, TOLD_AT_ONCE):
-        await tx.enter(community.community_id)
         _publish_community(tx, community)
-    await tx.enter(PLATFORM)
-    for household in sorted(await announcement_store.tell_households(tx, before, TOLD_AT_ONCE), key=lambda due: due.community_id):
-        if tx.scope != household.community_id:
-            await tx.enter(household.community_id)
+    for household in await announcement_store.tell_households(tx, before, TOLD_AT_ONCE):
         _publish_household(tx, household)
+    for staff in await announcement_store.tell_staff(tx, before, TOLD_AT_ONCE):
+        _publish_staff(tx, staff)
 
 
 async def reseal_phones(tx: Transaction) -> None:
     """Encrypts some of the phones that are under an older data key under the newest, so that the older one can go one day."""
-    vault = tx.resource(Vault)
-    for account in await store.lock_accounts_under_keys(tx, vault.older_key_ids, _RESEALED_AT_ONCE):
-        sealed = vault.seal(phone_of(tx, account).encode(), _row(account.account_id))
+    keys = tx.resource(DataKeys)
+    for account in await store.lock_accounts_under_keys(tx, keys.older_key_ids, _RESEALED_AT_ONCE):
+        sealed = keys.seal(phone_of(tx, account).encode(), _row(account.account_id))
         await store.update_phone(tx, account.account_id, sealed)

@@ -46,6 +46,8 @@ BUILDING_PERMISSIONS: Final = frozenset({"identity.homes.read", "identity.homes.
 
 _HOUSEHOLD_MEMBER: Final = frozenset(
     {
+        "access.visitors.read",
+        "access.visitors.write",
         "identity.household.read",
         "identity.vehicles.read",
         "identity.vehicles.write",
@@ -60,6 +62,22 @@ _HOUSEHOLD_OWNER: Final = _HOUSEHOLD_MEMBER | {"identity.household.write"}
 # Everything that a community can do by itself.
 _COMMUNITY: Final = _HOUSEHOLD_OWNER | {
     STAFF,
+    "access.alarm_rules.write",
+    "access.alarms.handle",
+    "access.alarms.read",
+    "access.consents.read",
+    "access.consents.write",
+    "access.contractors.write",
+    "access.credentials.read",
+    "access.credentials.write",
+    "access.doors.open",
+    "access.doors.read",
+    "access.doors.write",
+    "access.maintenance.write",
+    "access.passages.read",
+    "access.passes.read",
+    "access.passes.write",
+    "access.rules.write",
     "billing.charges.read",
     "billing.payments.read",
     "billing.reconciliations.read",
@@ -107,11 +125,27 @@ _COMMUNITY: Final = _HOUSEHOLD_OWNER | {
     "waste.contamination.report",
     "waste.deposits.read",
     "waste.deposits.review",
+    "workorders.categories.write",
+    "workorders.figures.read",
+    "workorders.inspections.write",
+    "workorders.jobs.work",
+    "workorders.orders.dispatch",
+    "workorders.orders.read",
+    "workorders.orders.triage",
+    "workorders.prices.write",
+    "workorders.teams.write",
 }
-# The guard at the gate: sees who may come in, opens by hand, settles what the cameras could not read.
+# The guard at the gate: sees who may come in, opens by hand, answers alarms and is sent to look, settles what the cameras could not read.
+# What somebody consented to, or complains about, is none of a guard's business.
 _GUARD: Final = frozenset(
     {
         STAFF,
+        "access.alarms.handle",
+        "access.alarms.read",
+        "access.doors.open",
+        "access.doors.read",
+        "access.passages.read",
+        "access.passes.read",
         "identity.homes.read",
         "identity.household.read",
         "identity.vehicles.read",
@@ -127,12 +161,22 @@ _GUARD: Final = frozenset(
         "parking.visitor_passes.read",
         "waste.bins.read",
         "waste.deposits.read",
+        "workorders.jobs.work",
     }
 )
-# The counter: registers homes, people and cars, sells month passes, handles fees.
+# The counter: registers homes, people and cars, hands out cards and passes, takes consents on paper and work orders, sells month passes,
+# handles fees.
 _CLERK: Final = frozenset(
     {
         STAFF,
+        "access.consents.read",
+        "access.consents.write",
+        "access.contractors.write",
+        "access.credentials.read",
+        "access.credentials.write",
+        "access.doors.read",
+        "access.passes.read",
+        "access.passes.write",
         "billing.charges.read",
         "billing.payments.read",
         "billing.reconciliations.read",
@@ -157,9 +201,11 @@ _CLERK: Final = frozenset(
         "points.residents.read",
         "waste.cards.read",
         "waste.cards.write",
+        "workorders.orders.read",
+        "workorders.orders.triage",
     }
 )
-# The committees oversee: figures and books, and who lives where for their own duties, never a single car's comings and goings.
+# The committees oversee: figures and books, and who lives where for their own duties, never a single car's or person's comings and goings.
 _OWNERS_COMMITTEE: Final = frozenset(
     {
         STAFF,
@@ -173,9 +219,11 @@ _OWNERS_COMMITTEE: Final = frozenset(
         "points.grants.approve",
         "points.grants.read",
         "waste.bins.read",
+        "workorders.figures.read",
     }
 )
-# The residents' committee besides runs the points: it makes the rules and confirms what people did for the community.
+# The residents' committee besides runs the points: it makes the rules and confirms what people did for the community. It is the last to
+# hear of a work order that nobody answers, and may look into it.
 _RESIDENTS_COMMITTEE: Final = frozenset(
     {
         STAFF,
@@ -187,6 +235,8 @@ _RESIDENTS_COMMITTEE: Final = frozenset(
         "points.grants.read",
         "points.rules.write",
         "waste.bins.read",
+        "workorders.figures.read",
+        "workorders.orders.read",
     }
 )
 _SOCIAL_ORGANISATION: Final = frozenset({STAFF, "points.contributions.confirm"})
@@ -195,6 +245,22 @@ _WASTE_INSPECTOR: Final = frozenset(
     {STAFF, "waste.bins.read", "waste.contamination.report", "waste.deposits.read", "waste.deposits.review"}
 )
 _WASTE_COLLECTOR: Final = frozenset({STAFF, "waste.bins.read", "waste.collections.read", "waste.collections.record"})
+
+# 维修工, who does the orders. Where the doors are is part of repairing them.
+_TECHNICIAN: Final = frozenset({STAFF, "access.doors.read", "workorders.jobs.work"})
+# 工程主管, who gives the orders out, and lets contractors in for them.
+_FOREMAN: Final = _TECHNICIAN | {
+    "access.alarms.read",
+    "access.contractors.write",
+    "access.maintenance.write",
+    "access.passes.read",
+    "workorders.figures.read",
+    "workorders.inspections.write",
+    "workorders.orders.dispatch",
+    "workorders.orders.read",
+    "workorders.orders.triage",
+    "workorders.teams.write",
+}
 
 PROPERTY_MANAGER: Final = "property_manager"
 PLATFORM_OPERATOR: Final = "platform_operator"
@@ -206,6 +272,8 @@ ROLES: Final[Mapping[str, Role]] = {
         Role(PROPERTY_MANAGER, Party.PROPERTY_COMPANY, _COMMUNITY),
         Role("property_staff", Party.PROPERTY_COMPANY, _GUARD),
         Role("property_clerk", Party.PROPERTY_COMPANY, _CLERK),
+        Role("foreman", Party.PROPERTY_COMPANY, _FOREMAN),
+        Role("technician", Party.PROPERTY_COMPANY, _TECHNICIAN),
         Role("waste_inspector", Party.PROPERTY_COMPANY, _WASTE_INSPECTOR),
         Role("waste_collector", Party.PROPERTY_COMPANY, _WASTE_COLLECTOR),
         Role("residents_committee_member", Party.RESIDENTS_COMMITTEE, _RESIDENTS_COMMITTEE),

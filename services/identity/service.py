@@ -11,18 +11,16 @@ import httpx
 import msgspec
 
 from linli.identity.v1 import identity_pb2
-from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, StaffChanged, VehicleRegistered, VehicleRemoved
 from servicekit.config import Count, SettingsError
 from servicekit.database import PLATFORM, Resources
+from servicekit.sealing import DATA_KEYS_PATTERN, KEY_PATTERN, BlindIndex, DataKeys, SealBrokenError, data_keys
 from servicekit.service import Running, Service, contract, every
 from services.identity import operations, rpc, sign_in_operations
 from services.identity.code_senders import CodeSender, DevelopmentSender, HttpSender
 from services.identity.limits import Policy
 from services.identity.passwords import Passwords
-from services.identity.vault import SealBrokenError, Vault, decoded_data_keys
 
-_KEY = "[A-Za-z0-9+/]{43}="
-_DATA_KEY = f"[a-z0-9]{{1,16}}:{_KEY}"
 _SMS_TIMEOUT = httpx.Timeout(5.0, connect=2.0)
 
 
@@ -31,9 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # `id:key,id:key`: the first encrypts phones and signing keys, the others still decrypt. Phones move to a new first key by themselves,
     # some hundreds a minute, signing keys as they are replaced. Then the old key may go.
-    data_keys: Annotated[str, msgspec.Meta(pattern=f"^{_DATA_KEY}(,{_DATA_KEY})*$")]
+    data_keys: Annotated[str, msgspec.Meta(pattern=DATA_KEYS_PATTERN)]
     # Finds phones without storing them. Never change it.
-    index_key: Annotated[str, msgspec.Meta(pattern=f"^{_KEY}$")]
+    index_key: Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
     # "development" writes codes to the log and to `code_file`; "http" posts them to `sms_url`, with `sms_token` as bearer token when given.
     code_sender: Literal["development", "http"]
     code_file: str = ""
@@ -47,10 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sign_ins_per_address_hour: Count = 300
 
 
-def tools(settings: Settings) -> tuple[Vault, Passwords, Policy]:
+def tools(settings: Settings) -> tuple[DataKeys, BlindIndex, Passwords, Policy]:
     """What operations find with `tx.resource`, sending codes aside. Raises SettingsError."""
     try:
-        data_keys = decoded_data_keys(settings.data_keys)
+        keys = data_keys(settings.data_keys)
     except ValueError as error:
         raise SettingsError(f"LINLI_IDENTITY_DATA_KEYS is wrong: {error}") from None
     policy = Policy(
@@ -60,7 +58,7 @@ def tools(settings: Settings) -> tuple[Vault, Passwords, Policy]:
         codes_per_community_hour=settings.codes_per_community_hour,
         sign_ins_per_address_hour=settings.sign_ins_per_address_hour,
     )
-    return Vault(data_keys, base64.b64decode(settings.index_key)), Passwords(), policy
+    return keys, BlindIndex(base64.b64decode(settings.index_key)), Passwords(), policy
 
 
 def code_sender(settings: Settings, client: httpx.AsyncClient) -> CodeSender:
@@ -95,7 +93,7 @@ SERVICE = Service(
     settings=Settings,
     migrations=[Path(__file__).parent / "migrations"],
     api=contract(identity_pb2.DESCRIPTOR, "IdentityService", rpc),
-    publishes=[CommunityChanged, HouseholdChanged, VehicleRegistered, VehicleRemoved],
+    publishes=[CommunityChanged, HouseholdChanged, StaffChanged, VehicleRegistered, VehicleRemoved],
     jobs=[
         every(minutes=5, run=sign_in_operations.rotate_signing_keys),
         every(minutes=10, run=sign_in_operations.forget_expired),

@@ -17,13 +17,13 @@ from servicekit import telemetry
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Exhausted, NotFound, Unauthenticated
 from servicekit.identifiers import new_id
+from servicekit.sealing import BlindIndex, DataKeys
 from services.identity import limits, operations, sign_in_store, signing_keys, store, tokens
 from services.identity.limits import Limit, Policy
 from services.identity.roles import STAFF
 from services.identity.sign_in_store import SigningKey
 from services.identity.signing_keys import Scheduled
 from services.identity.store import PLATFORM_COMMUNITY
-from services.identity.vault import Vault
 
 CODE_LIFE: Final = timedelta(minutes=5)
 CODE_TRIES_MAX: Final = 5
@@ -61,19 +61,19 @@ async def issue_code(tx: Transaction, community_id: UUID, phone: str, address: s
     if community_id == PLATFORM_COMMUNITY:
         raise NotFound("identity.community_not_found", "没有找到该小区", "There is no such community")
     await operations.get_community(tx, community_id)
-    vault, policy = tx.resource(Vault), tx.resource(Policy)
+    index, policy = tx.resource(BlindIndex), tx.resource(Policy)
     asked = limits.for_a_code(
         policy,
         # Counted over all communities: a phone that is pestered does not care in whose name.
-        phone=vault.digest("limit phone", phone),
-        address=vault.digest("limit address", address),
+        phone=index.digest("limit phone", phone),
+        address=index.digest("limit address", address),
         community=community_id.bytes,
     )
     await _take(tx, asked, "identity.too_many_codes", "验证码请求过于频繁，请稍后再试", "Too many codes; please try again later")
     await tx.enter(community_id)
     code, expires_at = f"{secrets.randbelow(1_000_000):06d}", tx.now + CODE_LIFE
-    index = operations.phone_index(tx, community_id, phone)
-    await sign_in_store.store_code(tx, index, _code_digest(vault, index, code), expires_at)
+    phone_index = operations.phone_index(tx, community_id, phone)
+    await sign_in_store.store_code(tx, phone_index, _code_digest(tx, phone_index, code), expires_at)
     return code, expires_at
 
 
@@ -82,11 +82,11 @@ async def redeem_code(tx: Transaction, community_id: UUID, phone: str, code: str
     await _take_sign_in(tx, address)
     signer = await _signer(tx)
     await tx.enter(community_id)
-    vault, index = tx.resource(Vault), operations.phone_index(tx, community_id, phone)
+    index = operations.phone_index(tx, community_id, phone)
     waiting = await sign_in_store.lock_code(tx, index)
     if waiting is None or waiting.expires_at <= tx.now or waiting.wrong_tries >= CODE_TRIES_MAX:
         return None
-    if not hmac.compare_digest(waiting.digest, _code_digest(vault, index, code)):
+    if not hmac.compare_digest(waiting.digest, _code_digest(tx, index, code)):
         await sign_in_store.count_wrong_try(tx, index)
         return None
     await sign_in_store.delete_code(tx, index)
@@ -94,8 +94,8 @@ async def redeem_code(tx: Transaction, community_id: UUID, phone: str, code: str
     return await _open_sign_in(tx, account.account_id, signer)
 
 
-def _code_digest(vault: Vault, index: bytes, code: str) -> bytes:
-    return vault.digest("code", index.hex(), code)
+def _code_digest(tx: Transaction, phone_index: bytes, code: str) -> bytes:
+    return tx.resource(BlindIndex).digest("code", phone_index.hex(), code)
 
 
 async def begin_password_sign_in(tx: Transaction, community_id: UUID, phone: str, address: str) -> str | None:
@@ -185,18 +185,18 @@ async def _open_sign_in(tx: Transaction, account_id: UUID, signer: SigningKey) -
 
 async def _tokens(tx: Transaction, account_id: UUID, signer: SigningKey, refresh_token: str, refresh_expires_at: datetime) -> Tokens:
     principal = await operations.principal_of(tx, account_id)
-    private_key = tx.resource(Vault).open(signer.private_key, _row(signer.key_id))
+    private_key = tx.resource(DataKeys).open(signer.private_key, _row(signer.key_id))
     access, expires_at = tokens.access_token(principal, tx.resource(Policy).issuer, signer.key_id, private_key, tx.now)
     return Tokens(access, expires_at, refresh_token, refresh_expires_at)
 
 
 async def _take_sign_in(tx: Transaction, address: str) -> None:
-    asked = limits.for_a_sign_in(tx.resource(Policy), address=tx.resource(Vault).digest("limit address", address))
+    asked = limits.for_a_sign_in(tx.resource(Policy), address=tx.resource(BlindIndex).digest("limit address", address))
     await _take(tx, asked, *_TOO_MANY_SIGN_INS)
 
 
 async def _take_password(tx: Transaction, index: bytes, address: str) -> None:
-    account_and_address = tx.resource(Vault).digest("limit password", index.hex(), address)
+    account_and_address = tx.resource(BlindIndex).digest("limit password", index.hex(), address)
     await _take(tx, limits.for_a_password(account=index, account_and_address=account_and_address), *_TOO_MANY_SIGN_INS)
 
 
@@ -237,11 +237,11 @@ async def rotate_signing_keys(tx: Transaction) -> None:
     if signs_from is not None:
         key_id = new_id()
         private_key, public_key = tokens.new_private_key()
-        sealed = tx.resource(Vault).seal(private_key, _row(key_id))
+        sealed = tx.resource(DataKeys).seal(private_key, _row(key_id))
         await sign_in_store.insert_signing_key(tx, SigningKey(key_id, public_key, sealed, signs_from))
     await sign_in_store.delete_signing_keys(tx, signing_keys.retired(_scheduled(keys), tx.now))
     signer = await _signer(tx)
-    tx.resource(Vault).open(signer.private_key, _row(signer.key_id))
+    tx.resource(DataKeys).open(signer.private_key, _row(signer.key_id))
 
 
 def _scheduled(keys: Iterable[SigningKey]) -> list[Scheduled]:

@@ -6,10 +6,10 @@ from datetime import datetime
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.sealing import Sealed
 from services.identity.limits import Limit
 from services.identity.signing_keys import Scheduled
 from services.identity.store import PLATFORM_COMMUNITY
-from services.identity.vault import Sealed
 
 
 @dataclass(frozen=True, slots=True)

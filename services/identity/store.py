@@ -13,8 +13,8 @@ from uuid import UUID
 from asyncpg import Record
 
 from servicekit.database import Transaction
+from servicekit.sealing import Sealed
 from services.identity.roles import MemberKind
-from services.identity.vault import Sealed
 
 # The installation's own community: operators and signing keys belong to it.
 PLATFORM_COMMUNITY: Final = UUID("00000000-0000-7000-8000-000000000001")

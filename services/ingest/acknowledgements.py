@@ -1,4 +1,4 @@
-"""What gates answer to commands over MQTT. Pure."""
+"""What gates and door terminals answer to commands over MQTT. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ _OUTCOMES: Final = {
 
 
 def read_acknowledgement(known: KnownDevice, said: Mapping[str, Any], received_at: datetime) -> tuple[UUID, GateAcknowledged]:
-    """What a gate did with a command, and the event's id. Raises Unusable.
+    """What a device did with a command, and the event's id. Raises Unusable.
 
-    The first answer counts: a gate that gets its command again refuses the repetition, which changes nothing.
+    The first answer counts: a device that gets its command again refuses the repetition, which changes nothing.
     """
     command_id, outcome = said.get("command_id"), said.get("outcome")
     if not isinstance(command_id, str) or not _COMMAND_ID.fullmatch(command_id):

@@ -31,10 +31,10 @@ def read_deposit(known: KnownDevice, said: Mapping[str, Any], received_at: datet
     """
     deposited = BinDeposited(
         device_id=known.device_id,
-        record_id=_record_id(said),
-        card_number=_text(said, "card"),
-        code=_text(said, "code"),
-        compartment=_text(said, "compartment"),
+        record_id=loose.record_id(said),
+        card_number=loose.field_text(said, "card"),
+        code=loose.field_text(said, "code"),
+        compartment=loose.field_text(said, "compartment"),
         grams=_grams(said),
         fill_permille=_permille(said.get("fill")),
     )
@@ -64,23 +64,6 @@ def read_status(known: KnownDevice, said: Mapping[str, Any], received_at: dateti
         reported.occurred_at.FromDatetime(at)
     reported.received_at.FromDatetime(received_at)
     return new_id(), reported
-
-
-def _record_id(said: Mapping[str, Any]) -> str:
-    # One that is cut short could be another's.
-    record_id = _text(said, "id")
-    if not record_id or len(str(said["id"])) > loose.TEXT_LENGTH_MAX:
-        raise loose.Unusable("id")
-    return record_id
-
-
-def _text(said: Mapping[str, Any], name: str) -> str:
-    value = said.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise loose.Unusable(name)
-    return loose.text(value)
 
 
 def _grams(said: Mapping[str, Any]) -> int:

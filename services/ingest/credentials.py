@@ -11,21 +11,15 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from servicekit.sealing import DataKeys, Sealed
 from services.ingest.digest import key_of
 
 # What installers type into cameras: no letter or digit that looks like another, and short enough for the narrowest field.
 _ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 _SECRET_LENGTH: Final = 24
-_NONCE_BYTES: Final = 12
+_UNNAMED: Final = ""
 # Compared with when there is no device, so that an unknown one takes as long as a wrong secret.
 _NOBODY: Final = bytes(32)
-
-
-class SealBrokenError(Exception):
-    """A credential was encrypted with another key, or altered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +45,14 @@ class Vault:
     """Holds the installation's key for credentials."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        # One key, which has no name: the ciphertexts of earlier installations stand alone in their column.
+        self._keys = DataKeys({_UNNAMED: key})
 
     def credential(self, device_id: str, secret: str) -> Credential:
         """What to keep of a device's secret."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, key_of(device_id, secret).encode(), device_id.encode())
-        return Credential(hashlib.sha256(secret.encode()).digest(), sealed)
+        sealed = self._keys.seal(key_of(device_id, secret).encode(), device_id)
+        return Credential(hashlib.sha256(secret.encode()).digest(), sealed.data)
 
     def digest_key(self, device_id: str, sealed: bytes) -> str:
         """The key of a device's digests. Raises SealBrokenError."""
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], device_id.encode()).decode()
-        except InvalidTag:
-            raise SealBrokenError(f"the credential of {device_id} does not open with this key") from None
+        return self._keys.open(Sealed(_UNNAMED, sealed), device_id).decode()

@@ -9,7 +9,7 @@ is counted, and what of it was kept goes to the dead letters.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -27,7 +27,7 @@ from prometheus_client import Counter
 
 from servicekit import telemetry
 from servicekit.errors import Unavailable
-from services.ingest import acknowledgements, bins, store
+from services.ingest import acknowledgements, bins, observations, store, terminals
 from services.ingest.devices import DEVICE_ID, Kind, KnownDevice
 from services.ingest.documents import read_document
 from services.ingest.intake import Intake
@@ -43,11 +43,13 @@ class Topic:
     """`devices/<device>/<name>`: who may be heard there, and what reads it."""
 
     name: str
-    kind: Kind
+    kinds: Collection[Kind]
     # The observation in a message that came at an instant, and the id of its event. Raises Unusable.
     read: Callable[[KnownDevice, Mapping[str, Any], datetime], tuple[UUID, Message]]
     # Whether the broker keeps what comes until it is heard.
     is_kept: bool = True
+    # What is longer is no message of these. The broker holds MQTT to no limit but its own of 1 MiB, not even to a permit's.
+    bytes_max: int = 16 * 1024
 
     @property
     def subject(self) -> str:
@@ -66,18 +68,22 @@ class Topic:
 
 
 TOPICS: Final = (
-    Topic("acknowledgements", Kind.GATE, acknowledgements.read_acknowledgement),
-    Topic("deposit", Kind.BIN, bins.read_deposit),
+    Topic("acknowledgements", (Kind.GATE, Kind.TERMINAL), acknowledgements.read_acknowledgement),
+    Topic("deposit", (Kind.BIN,), bins.read_deposit),
     # A bin never sends one again, so that the difference of its clock to ours is the clock's error: one that is heard late would be wrong.
-    Topic("status", Kind.BIN, bins.read_status, is_kept=False),
+    Topic("status", (Kind.BIN,), bins.read_status, is_kept=False),
+    # Nobody waits at the door for an answer that is late: the terminal has decided by itself, and its journal says so.
+    Topic("presented", (Kind.TERMINAL,), terminals.read_presentation, is_kept=False),
+    # The next one says it all again.
+    Topic("terminal", (Kind.TERMINAL,), terminals.read_report, is_kept=False),
+    Topic("journal", (Kind.TERMINAL,), terminals.read_journal, bytes_max=terminals.JOURNAL_BYTES_MAX),
+    Topic("observation", (Kind.SENSOR,), observations.read_observation),
 )
 _KEPT: Final = [topic for topic in TOPICS if topic.is_kept]
 _HEARTBEATS: Final = "devices.*.heartbeat"
 _STREAM_BYTES_MAX = 1024 * 1024 * 1024
 # So much can wait while ingest is away, of all devices and of one on one topic. What is more gets no PUBACK, and is sent again.
 _MESSAGES_PER_DEVICE_MAX = 10_000
-# What is longer is no message of these. The broker holds MQTT to no limit but its own of 1 MiB, not even to a permit's.
-_MESSAGE_BYTES_MAX = 16 * 1024
 _ACK_WAIT_S = 30.0
 # Messages in work on one topic, over all instances.
 _IN_WORK_MAX = 1024
@@ -229,7 +235,7 @@ class DeviceMessages:
         """Passes messages on. Never raises: what fails, and is kept, comes again."""
         try:
             known = await self._intake.registry.find(device_id)
-            if known is None or known.disabled or known.kind != topic.kind:
+            if known is None or known.disabled or known.kind not in topic.kinds:
                 IGNORED.labels(topic.name, "no_such_device").inc(len(messages))
                 await self._answer(topic, messages, Msg.term)
                 return
@@ -253,7 +259,7 @@ class DeviceMessages:
         for message in messages:
             # The broker's clock and ours agree.
             received_at = message.metadata.timestamp if topic.is_kept else self._intake.clock()
-            if len(message.data) > _MESSAGE_BYTES_MAX:
+            if len(message.data) > topic.bytes_max:
                 unusable.append((message, "too long"))
                 continue
             try:
@@ -275,7 +281,7 @@ class DeviceMessages:
         """Counts what cannot be read, and keeps it where an operator finds it. Raises Unavailable."""
         if topic.is_kept:
             async with self._intake.database.transaction(known.community_id) as tx:
-                letters = {message.data[:_MESSAGE_BYTES_MAX]: error for message, error in unusable}
+                letters = {message.data[: topic.bytes_max]: error for message, error in unusable}
                 await store.insert_dead_letters(tx, topic.consumer, f"{KEPT_UNDER}devices.{known.device_id}.{topic.name}", letters)
             telemetry.DEAD_LETTERS.labels(topic.consumer).inc(len(unusable))
         for _ in unusable:

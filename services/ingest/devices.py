@@ -24,6 +24,8 @@ class Kind(IntEnum):
     GATE = 3
     EDGE_BOX = 4
     BIN = 5
+    TERMINAL = 6
+    SENSOR = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Pictures of records: into the blob store, never into events.
 
-A key is `<community>/<day>/<sha256>.<jpg|png>`, so that a picture that is sent again is the same object. The store is a folder or
-anything that speaks S3. A picture that cannot be kept costs the record nothing but itself.
+A key is `<community>/<day>/<sha256>.<type>`, so that a picture that is sent again is the same object. A picture that cannot be kept costs
+the record nothing but itself.
 """
 
 import asyncio
@@ -11,18 +11,15 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
 from prometheus_client import Counter
 
 from servicekit import telemetry
+from servicekit.blobs import Blobs, picture_type
+from servicekit.errors import Unavailable
 
 PICTURE_BYTES_MAX = 4 * 1024 * 1024
 PICTURES_MAX = 10
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 # Decoding and hashing more than this would hold up everybody else.
 _INLINE_LENGTH_MAX = 64 * 1024
 
@@ -30,11 +27,10 @@ LOST = Counter("linli_ingest_pictures_lost_total", "Pictures that were not kept;
 
 
 class Images:
-    """The blob store of pictures."""
+    """The pictures in the blob store."""
 
-    def __init__(self, url: str) -> None:
-        """`url` is a folder, or the address of a bucket such as `s3://bucket/prefix`. Raises obstore's errors when it cannot be one."""
-        self._store: ObjectStore = from_url(url) if "://" in url else LocalStore(Path(url).absolute(), mkdir=True)
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
 
     async def keep(self, community_id: uuid.UUID, day: datetime, pictures: Sequence[str], timeout_s: float) -> list[str]:
         """Keeps pictures (base64) and returns their keys. Those that are none, or cannot be kept in time, are counted and left out."""
@@ -55,9 +51,9 @@ class Images:
         key = f"{community_id}/{day:%Y-%m-%d}/{name}"
         try:
             async with asyncio.timeout(timeout_s):
-                await obstore.put_async(self._store, key, data)
+                await self._blobs.put(key, data)
             return key
-        except (BaseError, OSError, TimeoutError) as error:
+        except (Unavailable, TimeoutError) as error:
             LOST.labels("not_stored").inc()
             telemetry.log.warning("picture_not_stored", error=type(error).__name__)
             return ""
@@ -69,7 +65,5 @@ def _decode(picture: str) -> tuple[bytes, str] | None:
         data = base64.b64decode(encoded)
     except (binascii.Error, ValueError):
         return None
-    for magic, extension in _MAGIC:
-        if data.startswith(magic):
-            return data, f"{hashlib.sha256(data).hexdigest()}.{extension}"
-    return None
+    kind = picture_type(data)
+    return (data, f"{hashlib.sha256(data).hexdigest()}.{kind}") if kind else None

@@ -40,6 +40,24 @@ def text(value: object) -> str:
     return "".join(c for c in plain if c.isprintable()).strip()[:TEXT_LENGTH_MAX]
 
 
+def field_text(said: Mapping[str, Any], name: str) -> str:
+    """The text or number in a field, as `text`; empty when it is absent. Raises Unusable for anything else."""
+    value = said.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Unusable(name)
+    return text(value)
+
+
+def record_id(said: Mapping[str, Any]) -> str:
+    """The device's own id of a record, in `id`. Raises Unusable when there is none, or it is too long: one cut short could be another's."""
+    found = field_text(said, "id")
+    if not found or len(str(said["id"])) > TEXT_LENGTH_MAX:
+        raise Unusable("id")
+    return found
+
+
 def number(value: object) -> int | float | None:
     """A number, also from a string; None when it is none, or not finite."""
     if isinstance(value, str):

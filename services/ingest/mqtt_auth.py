@@ -1,8 +1,8 @@
 """Who may sign in over MQTT: ingest answers the broker's question (NATS auth callout).
 
 NATS speaks MQTT itself. For each device that connects it asks, with id and secret; the answer is a signed permit that allows the device
-to publish under its own subject and to hear its own commands, and nothing else. Without ingest no device signs in; those that have stay
-connected.
+to publish under its own subject and to hear what its kind of device is told, and nothing else. Without ingest no device signs in; those
+that have stay connected.
 """
 
 from collections.abc import Awaitable, Callable
@@ -26,6 +26,8 @@ REPLIES = "$SYS._INBOX.>"
 ACCOUNT = "LINLI"
 # A device signs in again after this at the latest, so that one that was disabled does not stay. What it sends meanwhile is not heard.
 _PERMIT_LIFE = timedelta(hours=12)
+# What is said to devices, under each one's own subject: ingest sends commands, access what a door terminal knows and what it is to send.
+_TOLD = ("commands", "snapshot", "journal_wanted")
 
 
 class _Server(msgspec.Struct):
@@ -116,8 +118,8 @@ class MqttSignIn:
             "nats": {
                 "type": "user",
                 "version": 2,
-                "pub": {"allow": [f"{own}.>"], "deny": [f"{own}.commands"]},
-                "sub": {"allow": [f"{own}.commands"]},
+                "pub": {"allow": [f"{own}.>"], "deny": [f"{own}.{name}" for name in _TOLD]},
+                "sub": {"allow": [f"{own}.{name}" for name in (_TOLD if known.kind == Kind.TERMINAL else ("commands",))]},
                 "subs": 10,
                 "payload": 64 * 1024,
                 "data": -1,

@@ -1,4 +1,4 @@
-"""What ingest does when something happens elsewhere: decisions reach their camera or gate, and what is remembered stays true."""
+"""What ingest does when something happens elsewhere: decisions reach their camera, gate or terminal, and what is remembered stays true."""
 
 import asyncio
 import secrets
@@ -10,19 +10,20 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from linli.access.v1.events_pb2 import DoorOpenRequested, EntryRefused
 from linli.device.v1.events_pb2 import DeviceChanged, GateAcknowledged
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit import telemetry
+from servicekit.commands import OpenCommand
 from servicekit.database import Transaction
 from servicekit.errors import ServiceError
 from servicekit.events import EventType, Received, event_type, received
 from servicekit.rpc import Call
 from servicekit.service import Running
 from services.ingest import store
-from services.ingest.commands import OpenCommand
 from services.ingest.decisions import Decision, Decisions
-from services.ingest.devices import DECISION_LIMIT_MS, Lane
-from services.ingest.gates import Gates
+from services.ingest.devices import DECISION_LIMIT_MS, Kind, Lane
+from services.ingest.openings import Openings
 from services.ingest.registry import Registry
 
 # No command lives longer, so no older decision opens anything.
@@ -39,12 +40,12 @@ async def answer_camera_on_gate_open_requested(call: Call, event: Received[GateO
     if message.gate_device_id != message.camera_device_id:
         decision = Decision("gate", event.occurred_at)
     else:
-        decision = _opening(call.resource(Gates).keys.read(message.command), event)
+        decision = _opening(call.resource(Openings).read(Kind.GATE, message.camera_device_id, message.command), event)
     call.resource(Decisions).make(record, decision)
 
 
 def _opening(command: OpenCommand | None, event: Received[GateOpenRequested]) -> Decision:
-    if command is None or command.gate_device_id != event.message.camera_device_id:
+    if command is None:
         telemetry.log.warning("command_not_genuine", camera=event.message.camera_device_id)
         return Decision("refused", event.occurred_at)
     return Decision("ok", event.occurred_at, command.expires_at, command.command_id)
@@ -63,15 +64,33 @@ async def send_command_on_gate_open_requested(call: Call, event: Received[GateOp
     message = event.message
     if message.gate_device_id == message.camera_device_id:
         return  # The answer to the camera is the only way.
-    gates = call.resource(Gates)
-    command = await gates.command_for(event.community_id, message.gate_device_id, message.command)
-    if command is not None:
-        gates.send(command, message.command)
+    await call.resource(Openings).open(Kind.GATE, event.community_id, message.gate_device_id, message.command, {})
+
+
+async def send_command_on_door_open_requested(call: Call, event: Received[DoorOpenRequested]) -> None:
+    """A door terminal gets its command, with what tells it which question that answers."""
+    message = event.message
+    said = {"text_zh": message.text_zh, "text_en": message.text_en}
+    if message.presentation_id:
+        said["presentation"] = message.presentation_id
+    await call.resource(Openings).open(Kind.TERMINAL, event.community_id, message.device_id, message.command, said)
+
+
+async def tell_terminal_on_entry_refused(call: Call, event: Received[EntryRefused]) -> None:
+    """A door terminal hears why it is to stay shut."""
+    message = event.message
+    said = {
+        "presentation": message.presentation_id,
+        "refused": message.reason,
+        "text_zh": message.text_zh,
+        "text_en": message.text_en,
+    }
+    await call.resource(Openings).refuse(Kind.TERMINAL, event.community_id, message.device_id, event.occurred_at, said)
 
 
 async def stop_sending_on_gate_acknowledged(call: Call, event: Received[GateAcknowledged]) -> None:
     """A command that was answered is not sent again."""
-    call.resource(Gates).answered(event.message.device_id, event.message.command_id)
+    call.resource(Openings).answered(event.message.device_id, event.message.command_id)
 
 
 async def forget_device_on_device_changed(call: Call, event: Received[DeviceChanged]) -> None:

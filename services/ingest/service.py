@@ -9,54 +9,61 @@ from time import monotonic
 from typing import Annotated
 
 import msgspec
-from obstore.exceptions import BaseError
 
+from linli.access.v1.events_pb2 import DoorOpenRequested, EntryRefused
 from linli.device.v1.events_pb2 import (
     BinDeposited,
     BinReported,
+    CredentialPresented,
     DeviceChanged,
     DeviceOffline,
     DeviceOnline,
     GateAcknowledged,
+    JournalUploaded,
     ObjectObserved,
+    ObservationMade,
     OpenedOffline,
     PlateRead,
     ReadingBatch,
+    TerminalReported,
 )
 from linli.ingest.v1 import ingest_pb2
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit import communities
+from servicekit.blobs import BlobSettings, open_blobs
+from servicekit.commands import CommandKeys
 from servicekit.config import SettingsError
 from servicekit.events import event_type
 from servicekit.messaging import listen, on, on_outside
 from servicekit.service import Asgi, Running, Service, contract, every, every_outside
-from services.ingest import batches, device_messages, mqtt_auth, operations, plate_push, reactions, registry, rpc, viid
-from services.ingest.commands import GateKeys
+from services.ingest import batches, device_messages, mqtt_auth, observing, operations, plate_push, reactions, registry, rpc, viid
 from services.ingest.credentials import Vault
 from services.ingest.decisions import Decisions
 from services.ingest.device_http import Network, application, networks
 from services.ingest.device_messages import DeviceMessages
+from services.ingest.devices import Kind
 from services.ingest.digest import Nonces
-from services.ingest.gates import Gates
 from services.ingest.images import Images
 from services.ingest.intake import Intake
 from services.ingest.limits import Limits
 from services.ingest.mqtt_auth import MqttSignIn
 from services.ingest.nkeys import AccountKey
+from services.ingest.openings import Openings
 
 _DRAIN_S = 2.0
 Base64Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+Base64Keys = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=(,[A-Za-z0-9+/]{43}=)*$")]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(BlobSettings, frozen=True, kw_only=True):
     """What an installation must say of its devices."""
 
     # Encrypts devices' credentials: base64 of 32 random bytes. Without it no device can sign in with a digest any more.
     credentials_key: Base64Key
     # What parking signs open commands with: base64 of the 32 bytes of an Ed25519 public key; two, with a comma, while it changes.
-    gate_public_key: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]{43}=(,[A-Za-z0-9+/]{43}=)*$")]
-    # Where pictures are kept: a folder, or s3://bucket/prefix with credentials in the environment as S3's own tools read them.
-    images_url: str = ".linli/images"
+    gate_public_key: Base64Keys
+    # What access signs commands to doors with; of the same form.
+    door_public_key: Base64Keys
     # The account seed that signs devices' permits for MQTT, `SA...`; empty when the broker does not ask us.
     mqtt_issuer_seed: str = ""
     # Faces stay on the camera unless the community has the consents that PIPL art. 29 asks for.
@@ -81,39 +88,33 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
         registry=devices,
         vault=Vault(key),
         nonces=Nonces(key),
-        images=_images(settings.images_url),
+        images=Images(open_blobs(settings)),
         decisions=Decisions(),
         limits=Limits(monotonic),
         keep_face_pictures=settings.keep_face_pictures,
         viid_server_id=settings.viid_server_id,
     )
-    gates = Gates(_gate_keys(settings.gate_public_key), devices, running.publisher, running.clock)
+    keys = {Kind.GATE: _keys("GATE", settings.gate_public_key), Kind.TERMINAL: _keys("DOOR", settings.door_public_key)}
+    openings = Openings(keys, devices, running.publisher, running.clock)
     messages = DeviceMessages(intake, running.nats, running.process.stream_replicas)
     if settings.mqtt_issuer_seed:
         await MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed), messages.keep).start()
     hearing = asyncio.create_task(messages.run())
     try:
-        yield [intake, devices, gates, intake.vault, intake.decisions]
+        yield [intake, devices, openings, intake.vault, intake.decisions]
     finally:
         hearing.cancel()
         await asyncio.gather(hearing, return_exceptions=True)
-        await gates.close()
+        await openings.close()
         await intake.background.stop(_DRAIN_S)
         await devices.write_contacts()
 
 
-def _images(url: str) -> Images:
+def _keys(name: str, text: str) -> CommandKeys:
     try:
-        return Images(url)
-    except (BaseError, OSError, ValueError) as error:
-        raise SettingsError(f"LINLI_INGEST_IMAGES_URL is wrong: {type(error).__name__}") from None
-
-
-def _gate_keys(text: str) -> GateKeys:
-    try:
-        return GateKeys(text)
+        return CommandKeys(text)
     except ValueError:
-        raise SettingsError("LINLI_INGEST_GATE_PUBLIC_KEY is wrong: it holds no Ed25519 public key") from None
+        raise SettingsError(f"LINLI_INGEST_{name}_PUBLIC_KEY is wrong: it holds no Ed25519 public key") from None
 
 
 def _account_key(seed: str) -> AccountKey:
@@ -127,7 +128,7 @@ def devices_http(running: Running) -> Asgi:
     """The HTTP of devices. Decisions of the last seconds are read again first: cameras that waited when we went away push again."""
     intake = running.resources.get(Intake)
     intake.background.start(reactions.recall_decisions(running))
-    routes = {**plate_push.routes(intake), **viid.routes(intake), **batches.routes(intake)}
+    routes = {**plate_push.routes(intake), **viid.routes(intake), **batches.routes(intake), **observing.routes(intake)}
     return application(routes, intake.background.start, _proxies(running.settings.trusted_proxies))
 
 
@@ -153,6 +154,10 @@ SERVICE = Service(
         OpenedOffline,
         BinDeposited,
         BinReported,
+        CredentialPresented,
+        TerminalReported,
+        JournalUploaded,
+        ObservationMade,
         DeviceChanged,
         DeviceOnline,
         DeviceOffline,
@@ -161,6 +166,8 @@ SERVICE = Service(
         listen(GateOpenRequested, reactions.answer_camera_on_gate_open_requested),
         listen(VehicleHeld, reactions.answer_camera_on_vehicle_held),
         on_outside(GateOpenRequested, reactions.send_command_on_gate_open_requested),
+        on_outside(DoorOpenRequested, reactions.send_command_on_door_open_requested),
+        on_outside(EntryRefused, reactions.tell_terminal_on_entry_refused),
         listen(GateAcknowledged, reactions.stop_sending_on_gate_acknowledged),
         listen(DeviceChanged, reactions.forget_device_on_device_changed),
         on(LaneConfigured, reactions.keep_lane_on_lane_configured),

@@ -17,8 +17,8 @@ from servicekit import telemetry
 from servicekit.communities import DEFAULT_ZONE
 from servicekit.errors import Exhausted, NotFound, ServiceError, Unauthenticated, Unavailable
 from servicekit.identifiers import derived_id
+from servicekit.sealing import SealBrokenError
 from services.ingest import device_http, digest, loose, store, viid_records
-from services.ingest.credentials import SealBrokenError
 from services.ingest.device_http import Answer, Handler, MethodNotAllowed, Request, Route, TooLarge, UnsupportedMedia, json_answer
 from services.ingest.devices import Kind, KnownDevice
 from services.ingest.intake import CAMERA_LIMIT, Intake, refused, within

@@ -1,12 +1,8 @@
-"""The State Council's yearly holiday arrangement, for the years that the `chinesecalendar` package knows.
-
-A day of a later year is what its weekday says, until a newer package is installed.
-"""
+"""The holidays that tariffs go by."""
 
 from typing import Final
 
-from chinese_calendar import constants
-
+from servicekit import holidays
 from services.parking.tariff import Holidays
 
-HOLIDAYS: Final = Holidays(days=frozenset(constants.holidays), working_days=frozenset(constants.workdays))
+HOLIDAYS: Final = Holidays(days=holidays.HOLIDAYS.days, working_days=holidays.HOLIDAYS.working_days)

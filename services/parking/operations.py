@@ -12,6 +12,7 @@ from uuid import UUID
 
 from linli.billing.v1.events_pb2 import ChargeRaised
 from linli.parking.v1.events_pb2 import GateOpenRequested, VehicleHeld
+from servicekit.commands import CommandSigner
 from servicekit.communities import zone_of
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
@@ -21,7 +22,6 @@ from services.parking import bookkeeping, charges, record_store, sessions, store
 from services.parking.bookkeeping import Arrived
 from services.parking.books import Arrival, Read, Replay, Step, replay
 from services.parking.charges import yuan
-from services.parking.gate_signer import GateSigner
 from services.parking.holidays import HOLIDAYS
 from services.parking.lanes import (
     DECISION_AGE_MAX,
@@ -264,7 +264,7 @@ class _Orders:
             gate_device_id=gate,
             camera_device_id=record.camera_device_id,
             record_id=record.record_id,
-            command=tx.resource(GateSigner).open(command_id, gate, counter, tx.now),
+            command=tx.resource(CommandSigner).open(command_id, gate, counter, tx.now),
             text_zh=texts[0],
             text_en=texts[1],
         )

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,9 +9,9 @@ from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
 from linli.identity.v1.events_pb2 import VehicleRegistered, VehicleRemoved
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid
+from servicekit.errors import Invalid
 from servicekit.events import Received
-from servicekit.identifiers import parse_id
+from servicekit.identifiers import parse_id, to_id
 from servicekit.times import to_datetime
 from services.parking import operations, pass_store
 from services.parking.operations import ORIGIN, Seen
@@ -20,6 +19,7 @@ from services.parking.plates import NotAPlate, normalise
 from services.parking.sessions import Movement
 from services.parking.store import Record
 
+_MALFORMED: Final = "parking.event_malformed"
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _FAR_AHEAD: Final = datetime(2199, 1, 1, tzinfo=UTC)
 _OUTCOMES: Final = {
@@ -55,7 +55,7 @@ async def book_passage_on_opened_offline(tx: Transaction, event: Received[Opened
         occurred_at=_camera_time(opened.occurred_at),
         received_at=to_datetime(opened.opened_at, "opened_at"),
     )
-    await operations.record_offline_opening(tx, _id(opened.lane_id, "lane_id"), seen)
+    await operations.record_offline_opening(tx, to_id(opened.lane_id, "lane_id", _MALFORMED), seen)
 
 
 async def note_outcome_on_gate_acknowledged(tx: Transaction, event: Received[GateAcknowledged]) -> None:
@@ -71,8 +71,8 @@ async def release_vehicle_on_payment(tx: Transaction, event: Received[PaymentSuc
     payment = event.message
     if payment.origin == ORIGIN:
         movement = Movement(to_datetime(payment.paid_at, "paid_at"), payment.amount_fen)
-        session_id, charge_id = _id(payment.origin_id, "origin_id"), _id(payment.charge_id, "charge_id")
-        await operations.book_movement(tx, session_id, charge_id, _id(payment.payment_id, "payment_id"), movement)
+        session_id, charge_id = to_id(payment.origin_id, "origin_id", _MALFORMED), to_id(payment.charge_id, "charge_id", _MALFORMED)
+        await operations.book_movement(tx, session_id, charge_id, to_id(payment.payment_id, "payment_id", _MALFORMED), movement)
 
 
 async def debit_session_on_refund(tx: Transaction, event: Received[PaymentRefunded]) -> None:
@@ -80,21 +80,23 @@ async def debit_session_on_refund(tx: Transaction, event: Received[PaymentRefund
     refund = event.message
     if refund.origin == ORIGIN and refund.reopened_charge:
         movement = Movement(event.occurred_at, -refund.amount_fen)
-        session_id, charge_id = _id(refund.origin_id, "origin_id"), _id(refund.charge_id, "charge_id")
-        await operations.book_movement(tx, session_id, charge_id, _id(refund.refund_id, "refund_id"), movement)
+        session_id, charge_id = to_id(refund.origin_id, "origin_id", _MALFORMED), to_id(refund.charge_id, "charge_id", _MALFORMED)
+        await operations.book_movement(tx, session_id, charge_id, to_id(refund.refund_id, "refund_id", _MALFORMED), movement)
 
 
 async def remember_vehicle_on_vehicle_registered(tx: Transaction, event: Received[VehicleRegistered]) -> None:
     """A household has a vehicle, or its people changed."""
     vehicle = event.message
-    accounts = [_id(account_id, "account_ids") for account_id in vehicle.account_ids]
-    household_id = _id(vehicle.household_id, "household_id")
-    await pass_store.save_vehicle(tx, _id(vehicle.vehicle_id, "vehicle_id"), household_id, _plate(vehicle.plate), accounts, event.version)
+    accounts = [to_id(account_id, "account_ids", _MALFORMED) for account_id in vehicle.account_ids]
+    household_id = to_id(vehicle.household_id, "household_id", _MALFORMED)
+    await pass_store.save_vehicle(
+        tx, to_id(vehicle.vehicle_id, "vehicle_id", _MALFORMED), household_id, _plate(vehicle.plate), accounts, event.version
+    )
 
 
 async def forget_vehicle_on_vehicle_removed(tx: Transaction, event: Received[VehicleRemoved]) -> None:
     """A household has a vehicle no more."""
-    vehicle_id = _id(event.message.vehicle_id, "vehicle_id")
+    vehicle_id = to_id(event.message.vehicle_id, "vehicle_id", _MALFORMED)
     await pass_store.save_vehicle(tx, vehicle_id, None, _plate(event.message.plate), (), event.version)
 
 
@@ -112,11 +114,3 @@ def _plate(text: str) -> str:
         return (normalise(text) or "").replace("\0", "")
     except NotAPlate:
         return ""
-
-
-def _id(text: str, field: str) -> UUID:
-    identifier = parse_id(text)
-    if identifier is None:
-        violation = FieldViolation(field, "parking.event_malformed", "must be a UUID")
-        raise Invalid("parking.event_malformed", "事件内容有误", "This event cannot be", fields=[violation])
-    return identifier

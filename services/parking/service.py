@@ -15,11 +15,12 @@ from linli.notification.v1.events_pb2 import Notified
 from linli.parking.v1 import parking_pb2
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleEntered, VehicleExited, VehicleHeld
 from servicekit import communities
+from servicekit.commands import CommandSigner
 from servicekit.config import SettingsError
 from servicekit.messaging import on
 from servicekit.service import Running, Service, contract, every
+from servicekit.signing import Signer
 from services.parking import operations, reactions, rpc
-from services.parking.gate_signer import GateSigner
 from services.parking.operations import Abandonment, QuoteValidity
 from services.parking.pass_operations import VisitorRules
 
@@ -42,7 +43,7 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
     """What the operations find in their transactions. Raises SettingsError."""
     settings: Settings = running.settings
     try:
-        signer = GateSigner(settings.gate_key)
+        signer = CommandSigner(Signer(settings.gate_key))
     except ValueError:
         raise SettingsError("LINLI_PARKING_GATE_KEY is wrong: it must be 32 bytes in base64") from None
     yield [

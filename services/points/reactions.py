@@ -5,7 +5,6 @@ Both take all that waits together. They may be handled in any order: a deposit t
 
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from linli.waste.v1.events_pb2 import (
     CATEGORY_HAZARDOUS,
@@ -16,15 +15,16 @@ from linli.waste.v1.events_pb2 import (
     DepositWithdrawn,
 )
 from servicekit.database import Transaction
-from servicekit.errors import FieldViolation, Invalid
+from servicekit.errors import malformed
 from servicekit.events import Received
-from servicekit.identifiers import parse_id
+from servicekit.identifiers import to_id
 from servicekit.times import to_datetime
 from services.points import earning_operations, holders
 from services.points.earning import Claim
 from services.points.earning_operations import deposit_claim_id
 from services.points.rulebook import MEASURES_MAX, Source
 
+_MALFORMED: Final = "points.deposit_malformed"
 CATEGORIES: Final = {
     CATEGORY_RECYCLABLE: "recyclable",
     CATEGORY_KITCHEN: "kitchen",
@@ -47,16 +47,16 @@ async def earn_on_deposit_counted(tx: Transaction, events: Sequence[Received[Dep
 def _counted(event: Received[DepositCounted]) -> Claim:
     deposit = event.message
     if not 0 < deposit.grams <= MEASURES_MAX[Source.WASTE_DEPOSIT]:
-        raise _malformed("grams", f"must be positive and at most {MEASURES_MAX[Source.WASTE_DEPOSIT]}")
+        raise malformed("grams", f"must be positive and at most {MEASURES_MAX[Source.WASTE_DEPOSIT]}", _MALFORMED)
     if deposit.category not in CATEGORIES:
-        raise _malformed("category", "must be one of the four")
-    deposit_id = _id(deposit.deposit_id, "deposit_id")
+        raise malformed("category", "must be one of the four", _MALFORMED)
+    deposit_id = to_id(deposit.deposit_id, "deposit_id", _MALFORMED)
     return Claim(
         community_id=event.community_id,
         claim_id=deposit_claim_id(deposit_id, deposit.revision),
         source=Source.WASTE_DEPOSIT,
         source_id=str(deposit_id),
-        account_id=_id(deposit.account_id, "account_id"),
+        account_id=to_id(deposit.account_id, "account_id", _MALFORMED),
         measure=deposit.grams,
         occurred_at=to_datetime(deposit.occurred_at, "occurred_at"),
         category=CATEGORIES[deposit.category],
@@ -72,25 +72,13 @@ async def take_back_on_deposit_withdrawn(tx: Transaction, events: Sequence[Recei
 
 def _withdrawn(event: Received[DepositCounted] | Received[DepositWithdrawn], revision: int) -> Claim:
     deposit = event.message
-    deposit_id = _id(deposit.deposit_id, "deposit_id")
+    deposit_id = to_id(deposit.deposit_id, "deposit_id", _MALFORMED)
     return Claim(
         community_id=event.community_id,
         claim_id=deposit_claim_id(deposit_id, revision),
         source=Source.WASTE_DEPOSIT,
         source_id=str(deposit_id),
-        account_id=_id(deposit.account_id, "account_id"),
+        account_id=to_id(deposit.account_id, "account_id", _MALFORMED),
         measure=0,
         occurred_at=event.occurred_at,
     )
-
-
-def _id(text: str, field: str) -> UUID:
-    identifier = parse_id(text)
-    if identifier is None:
-        raise _malformed(field, "must be a UUID")
-    return identifier
-
-
-def _malformed(field: str, text: str) -> Invalid:
-    violation = FieldViolation(field, "points.deposit_malformed", text)
-    return Invalid("points.deposit_malformed", "投放记录有误", "This cannot be a deposit", fields=[violation])

@@ -18,10 +18,10 @@ from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, Veh
 from servicekit.config import SettingsError
 from servicekit.database import PLATFORM, Resources
 from servicekit.errors import Internal, Unavailable
+from servicekit.sealing import BlindIndex, DataKeys
 from services.identity import operations
 from services.identity.code_senders import HttpSender, newest_code
 from services.identity.service import resources
-from services.identity.vault import SealBrokenError, Sealed, Vault
 from tests.identity.arrange import DATA_KEYS, INDEX_KEY, PASSWORD, Community, Town, account_id_of, new_phone, town
 from tests.support import Servers
 
@@ -97,7 +97,7 @@ async def test_phones_move_to_a_new_data_key_and_then_the_old_one_may_go(servers
         new = secrets.token_bytes(32)
 
         def restart_with(**data_keys: bytes) -> None:
-            database.resources = Resources([Vault(data_keys, index_key)])
+            database.resources = Resources([DataKeys(data_keys), BlindIndex(index_key)])
 
         async def shown() -> str:
             me: pb.Me = await community.manager.call("GetMe", pb.GetMeRequest())
@@ -123,22 +123,6 @@ async def test_identity_does_not_start_without_the_key_that_opens_its_signing_ke
         with pytest.raises(SettingsError, match="LINLI_IDENTITY_DATA_KEYS"):
             async with resources(changed):
                 pass
-
-
-async def test_a_ciphertext_opens_only_in_its_row_and_with_its_key() -> None:
-    old, new = secrets.token_bytes(32), secrets.token_bytes(32)
-    before, after = Vault({"old": old}, b"i" * 32), Vault({"new": new, "old": old}, b"i" * 32)
-    sealed = before.seal(b"13800000000", "row 1")
-    assert b"138" not in sealed.data
-    assert after.open(sealed, "row 1") == b"13800000000"
-    assert before.seal(b"13800000000", "row 1") != sealed
-    with pytest.raises(SealBrokenError):
-        before.open(sealed, "row 2")
-    with pytest.raises(SealBrokenError):
-        before.open(Sealed("old", sealed.data[:-1] + bytes([sealed.data[-1] ^ 1])), "row 1")
-    with pytest.raises(SealBrokenError):
-        before.open(after.seal(b"x", "row 1"), "row 1")
-    assert before.digest("phone", "a", "b") == after.digest("phone", "a", "b") != before.digest("code", "a", "b")
 
 
 async def test_the_development_sender_writes_a_file_that_only_its_owner_reads(community: Community) -> None:

@@ -66,6 +66,8 @@ async def test_only_roles_of_the_four_parties_can_be_given() -> None:
         "property_clerk",
         "residents_committee_member",
         "social_organisation_member",
+        "foreman",
+        "technician",
         "waste_collector",
         "waste_inspector",
     }

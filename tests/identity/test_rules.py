@@ -121,5 +121,5 @@ async def test_what_the_settings_say_together_is_checked_too() -> None:
     with pytest.raises(SettingsError, match="LINLI_IDENTITY_DATA_KEYS"):
         tools(settings_from(DATA_KEYS=f"{DATA_KEYS},{DATA_KEYS}"))
     two = f"k2:{b64encode(secrets.token_bytes(32)).decode()},{DATA_KEYS}"
-    vault, _, _ = tools(settings_from(DATA_KEYS=two))
-    assert (vault.key_id, vault.older_key_ids) == ("k2", ["k1"])
+    keys, *_ = tools(settings_from(DATA_KEYS=two))
+    assert (keys.key_id, keys.older_key_ids) == ("k2", ["k1"])

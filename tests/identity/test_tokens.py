@@ -18,8 +18,8 @@ from linli.identity.v1 import identity_pb2 as pb
 from linli.options.v1 import options_pb2
 from servicekit.database import PLATFORM
 from servicekit.errors import Denied, Invalid, Unauthenticated
+from servicekit.sealing import DataKeys
 from services.identity import sign_in_store
-from services.identity.vault import Vault
 from tests.identity.arrange import CONTRACT, Community, Town
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,7 +43,7 @@ async def parts_of(town: Town, token: str) -> Parts:
     """Takes a token apart."""
     async with town.running.transaction("identity", PLATFORM) as tx:
         (stored,) = await sign_in_store.list_signing_keys(tx)
-        private_key = tx.resource(Vault).open(stored.private_key, f"signing_keys.private_key {stored.key_id}")
+        private_key = tx.resource(DataKeys).open(stored.private_key, f"signing_keys.private_key {stored.key_id}")
     claims = jwt.decode(token, options={"verify_signature": False})
     return Parts(jwt.get_unverified_header(token), claims, token.rpartition(".")[2], Ed25519PrivateKey.from_private_bytes(private_key))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiomqtt
 import nats
+from nats.aio.client import Client
 
 from infra.local import accounts
 from infra.local.nats import NatsServer, start_nats
@@ -18,8 +19,10 @@ from services.ingest.service import SERVICE
 from tests.ingest.fleet import PARKING, Fleet, fleet
 from tests.support import Servers
 
-PASSWORDS = {"ingest": "password of ingest", "parking": "password of parking", accounts.OPERATOR: "password-of-operators"}
+PASSWORDS = {name: f"password of {name}" for name in ("ingest", "parking", "access")} | {accounts.OPERATOR: "password-of-operators"}
 SEED = new_account_seed()
+# What access may do beside its events: it talks to its terminals itself.
+ACCESS = Service(name="access", nats_publishes=["devices.*.snapshot", "devices.*.journal_wanted"])
 
 
 class _AsOperator:
@@ -39,7 +42,7 @@ class _AsOperator:
 @contextmanager
 def guarded_servers(servers: Servers, folder: Path) -> Iterator[Servers]:
     """The servers, with a broker of their own that knows who may do what. It writes to `folder/nats/server.log`."""
-    text = accounts.configuration([SERVICE, PARKING], PASSWORDS, AccountKey(SEED).public_key)
+    text = accounts.configuration([SERVICE, PARKING, ACCESS], PASSWORDS, AccountKey(SEED).public_key)
     broker = start_nats(folder / "nats", mqtt_port=0, configuration=text)
     own = copy.copy(servers)
     own.nats = _AsOperator(broker)  # type: ignore[assignment]
@@ -62,6 +65,18 @@ async def town_on_mqtt(guarded: Servers, folder: Path, *others: Service) -> Asyn
         town.others = Publisher(operator, "others")
         yield town
         await operator.close()
+
+
+async def as_service(guarded: Servers, name: str, errors: list[str]) -> Client:
+    """The connection of one service, with what it may do; `errors` hears what it may not."""
+
+    async def on_error(error: Exception) -> None:
+        errors.append(str(error))
+
+    url = f"nats://{guarded.nats.host}:{guarded.nats.port}"
+    return await nats.connect(
+        url, user=name, password=PASSWORDS[name], inbox_prefix=f"_INBOX.{name}".encode(), error_cb=on_error, allow_reconnect=False
+    )
 
 
 def mqtt(guarded: Servers, device_id: str, secret: str, *, client_id: str | None = None) -> aiomqtt.Client:

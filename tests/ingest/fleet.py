@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import Message
 
+from linli.device.v1.commands_pb2 import DeviceCommand, SignedCommand
 from linli.device.v1.events_pb2 import PlateRead
 from linli.identity.v1.events_pb2 import CommunityChanged
 from linli.ingest.v1.ingest_pb2 import Device, GetDeviceRequest, RegisterDeviceRequest
-from linli.parking.v1.events_pb2 import GateCommand, GateOpenRequested, LaneConfigured, SignedCommand, VehicleHeld
+from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit.auth import Principal
 from servicekit.config import ProcessSettings, load
 from servicekit.database import PLATFORM, Transaction
@@ -44,14 +45,16 @@ JPEG = b"\xff\xd8\xff\xe0" + b"a picture of a car" * 10
 PNG = b"\x89PNG\r\n\x1a\n" + b"another picture"
 
 _gate_key = Ed25519PrivateKey.generate()
+# What access signs with.
+DOOR_KEY = Ed25519PrivateKey.generate()
 _counter = iter(range(1, 1_000_000))
 
 
 def signed_command(
     gate: str, now: datetime, *, key: Ed25519PrivateKey = _gate_key, lives_s: float = 10, action: str = "open"
 ) -> SignedCommand:
-    """An order to a gate, as parking signs it."""
-    command = GateCommand(
+    """An order to a gate, as parking signs it, or to another device by whoever has the key."""
+    command = DeviceCommand(
         command_id=str(new_id()),
         device_id=gate,
         action=action,
@@ -64,7 +67,7 @@ def signed_command(
 
 
 def command_id(signed: SignedCommand) -> str:
-    return GateCommand.FromString(signed.command).command_id
+    return DeviceCommand.FromString(signed.command).command_id
 
 
 async def decide_on_plate_read(tx: Transaction, event: Received[PlateRead]) -> None:
@@ -196,13 +199,17 @@ class Fleet:
 
 def settings(images: Path, **more: str) -> Mapping[str, str]:
     """What ingest needs to start."""
-    public = _gate_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return {
         "LINLI_INGEST_CREDENTIALS_KEY": base64.b64encode(b"k" * 32).decode(),
-        "LINLI_INGEST_GATE_PUBLIC_KEY": base64.b64encode(public).decode(),
-        "LINLI_INGEST_IMAGES_URL": str(images),
+        "LINLI_INGEST_GATE_PUBLIC_KEY": _public(_gate_key),
+        "LINLI_INGEST_DOOR_PUBLIC_KEY": _public(DOOR_KEY),
+        "LINLI_BLOBS_URL": str(images),
         **more,
     }
+
+
+def _public(key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
 
 @asynccontextmanager

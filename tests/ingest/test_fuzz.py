@@ -87,10 +87,12 @@ RIGHT_FACE = {
     "SubImageList": {"SubImageInfoObject": [{"Data": "/9j/", "Type": "11"}]},
 }
 RIGHT_NOTE = {"NotificationID": "1", "TriggerTime": "20260101000000", "FaceObjectList": {"FaceObject": [RIGHT_FACE]}}
+RIGHT_OBSERVATION = {"id": "1", "camera": "c", "kind": "fall", "confidence": 0.5, "at": "20260101000000", "pictures": ["/9j/"]}
 CASES = [
     ("/devices/plate", push_body("京A12345", imageFile="/9j/"), CAMERA),
     ("/devices/plate", {"heartbeat": {"serialno": CAMERA}}, CAMERA),
     ("/devices/readings", {"batch_id": "b", "readings": [{"metric": "a", "at_us": 1, "value": 1.5, "sequence": 2}]}, EDGE_BOX),
+    ("/devices/observations", {"observations": [RIGHT_OBSERVATION, RIGHT_OBSERVATION]}, EDGE_BOX),
     ("/VIID/MotorVehicles", vehicles(vehicle(SubImageList={"SubImageInfoObject": [{"Data": "/9j/"}]})), VIID_CAMERA),
     ("/VIID/Faces", {"FaceListObject": {"FaceObject": [RIGHT_FACE]}}, VIID_CAMERA),
     ("/VIID/SubscribeNotifications", {"SubscribeNotificationListObject": {"SubscribeNotificationObject": [RIGHT_NOTE]}}, VIID_CAMERA),

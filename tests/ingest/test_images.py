@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from servicekit.blobs import Blobs
 from services.ingest.images import PICTURES_MAX, Images
 from tests.ingest.fleet import JPEG, PNG
 
@@ -43,7 +44,7 @@ async def bucket() -> AsyncIterator[tuple[str, dict[str, bytes]]]:
 
 
 async def test_a_folder_keeps_each_picture_once_under_its_content(tmp_path: Path) -> None:
-    images = Images(str(tmp_path / "pictures"))
+    images = Images(Blobs(str(tmp_path / "pictures")))
     first = await images.keep(COMMUNITY, DAY, [encoded(JPEG), encoded(PNG)], 5)
     again = await images.keep(COMMUNITY, DAY, [f"data:image/jpeg;base64,{encoded(JPEG)}"], 5)
     assert again == first[:1]
@@ -54,7 +55,7 @@ async def test_a_folder_keeps_each_picture_once_under_its_content(tmp_path: Path
 
 async def test_a_record_has_at_most_so_many_pictures(tmp_path: Path) -> None:
     pictures = [encoded(JPEG + bytes([number])) for number in range(PICTURES_MAX + 5)]
-    assert len(await Images(str(tmp_path)).keep(COMMUNITY, DAY, pictures, 5)) == PICTURES_MAX
+    assert len(await Images(Blobs(str(tmp_path))).keep(COMMUNITY, DAY, pictures, 5)) == PICTURES_MAX
 
 
 async def test_an_s3_bucket_is_configured_by_its_address_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ async def test_an_s3_bucket_is_configured_by_its_address_and_the_environment(mon
         }
         for name, value in variables.items():
             monkeypatch.setenv(f"AWS_{name}", value)
-        (key,) = await Images("s3://cameras/linli").keep(COMMUNITY, DAY, [encoded(JPEG)], 5)
+        (key,) = await Images(Blobs("s3://cameras/linli")).keep(COMMUNITY, DAY, [encoded(JPEG)], 5)
         assert objects == {f"/cameras/linli/{key}": JPEG}
 
 
@@ -80,7 +81,7 @@ async def test_a_bucket_that_does_not_answer_costs_the_picture_and_no_more_than_
         "SECRET_ACCESS_KEY": "key",
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    images = Images("s3://cameras")
+    images = Images(Blobs("s3://cameras"))
     started = asyncio.get_running_loop().time()
     assert await images.keep(COMMUNITY, DAY, [encoded(JPEG)], 0.2) == []
     assert asyncio.get_running_loop().time() - started < 2

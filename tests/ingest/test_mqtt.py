@@ -23,7 +23,7 @@ from servicekit.database import Transaction
 from servicekit.identifiers import new_id
 from services.ingest import store
 from services.ingest.devices import Kind
-from tests.ingest.broker import PASSWORDS, guarded_servers, mqtt, town_on_mqtt
+from tests.ingest.broker import PASSWORDS, as_service, guarded_servers, mqtt, town_on_mqtt
 from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, info, push_body, second_instance, signed_command
 from tests.support import Servers, eventually, principal
 
@@ -311,16 +311,6 @@ async def test_a_device_reaches_no_topic_but_its_own(guarded: Servers, tmp_path:
         assert not heard
         assert not town.running.events(GateAcknowledged)
         await operator.close()
-
-
-async def as_service(guarded: Servers, name: str, errors: list[str]) -> Any:
-    async def on_error(error: Exception) -> None:
-        errors.append(str(error))
-
-    url = f"nats://{guarded.nats.host}:{guarded.nats.port}"
-    return await nats.connect(
-        url, user=name, password=PASSWORDS[name], inbox_prefix=f"_INBOX.{name}", error_cb=on_error, allow_reconnect=False
-    )
 
 
 async def test_a_service_publishes_and_hears_what_it_declares_and_nothing_else(guarded: Servers, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import httpx
 import nats
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from linli.device.v1.commands_pb2 import SignedCommand
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
 from linli.ingest.v1.ingest_pb2 import DisableDeviceRequest, RotateSecretRequest
-from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, SignedCommand, VehicleHeld
+from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit.identifiers import new_id
 from services.ingest.devices import Kind
 from services.ingest.intake import CAMERA_LIMIT

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicekit.errors import Exhausted
+from servicekit.sealing import SealBrokenError
 from services.ingest import credentials, digest, loose, nkeys, plate_frames, viid_records
-from services.ingest.credentials import SealBrokenError, Vault
+from services.ingest.credentials import Vault
 from services.ingest.limits import Limit, Limits
 from services.ingest.viid_records import MOTOR_VEHICLE
 from tests.ingest.fleet import CAMERA, VIID_CAMERA, push_body

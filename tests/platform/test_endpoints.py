@@ -25,10 +25,10 @@ from console import catalog
 from servicekit.database import PLATFORM
 from servicekit.identifiers import new_id
 from servicekit.rpc import validate
+from servicekit.sealing import DataKeys
 from servicekit.service import Service
 from services.identity import sign_in_store
 from services.identity.phones import masked
-from services.identity.vault import Vault
 from tests.platform.bad_input import Spoiled, spoiled
 from tests.platform.builders import BUILDERS
 from tests.platform.endpoints import (
@@ -130,8 +130,8 @@ async def test_every_builder_builds_for_an_endpoint() -> None:
 async def test_nobody_gets_in_without_a_token_that_identity_made_for_us_and_that_has_not_expired(running: Town, here: Community) -> None:
     async with running.running.transaction("identity", PLATFORM) as tx:
         (key,) = await sign_in_store.list_signing_keys(tx)
-    vault = next(service for service in running.running.host.running if service.name == "identity").resources.get(Vault)
-    ours = Ed25519PrivateKey.from_private_bytes(vault.open(key.private_key, f"signing_keys.private_key {key.key_id}"))
+    keys = next(service for service in running.running.host.running if service.name == "identity").resources.get(DataKeys)
+    ours = Ed25519PrivateKey.from_private_bytes(keys.open(key.private_key, f"signing_keys.private_key {key.key_id}"))
     claims, key_id = jwt.decode(here.manager, options={"verify_signature": False}), {"kid": str(key.key_id)}
 
     def signed(with_key: Any = ours, algorithm: str = "EdDSA", headers: Mapping[str, str] = key_id, **said: Any) -> str:
