@@ -72,15 +72,22 @@ class _Claims(msgspec.Struct):
 
 
 def claims_of(principal: Principal) -> dict[str, Any]:
-    """The claims that stand for `principal` in an access token; the issuer adds the registered ones."""
+    """The claims that stand for `principal` in an access token; the issuer adds the registered ones.
+
+    What is held for the whole community is not said again of a household or building: a token must fit into the headers of a request.
+    """
     return {
         "sub": str(principal.account_id),
         "cid": str(principal.community_id),
         "per": sorted(principal.permissions),
-        "hou": {str(key): sorted(value) for key, value in principal.by_household.items()},
-        "bui": {str(key): sorted(value) for key, value in principal.by_building.items()},
+        "hou": _beyond(principal.permissions, principal.by_household),
+        "bui": _beyond(principal.permissions, principal.by_building),
         "mod": sorted(principal.modules),
     }
+
+
+def _beyond(everywhere: frozenset[str], scopes: Mapping[uuid.UUID, frozenset[str]]) -> dict[str, list[str]]:
+    return {str(key): sorted(held - everywhere) for key, held in scopes.items() if held - everywhere}
 
 
 def _principal_of(claims: _Claims) -> Principal:

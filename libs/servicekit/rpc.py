@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from linli.options.v1 import options_pb2
-from servicekit import telemetry
+from servicekit import telemetry, texts
 from servicekit.auth import Principal, Verifier, denied, token_in
 from servicekit.clock import Clock
 from servicekit.database import GIVE_WAY, Database, Resource, Resources, Scope, Transaction, forbid_in_transaction
@@ -196,6 +196,7 @@ class Method:
         headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         started, status = perf_counter(), grpc.StatusCode.OK
         token = telemetry.request_id.set(headers.get("x-request-id", ""))
+        language = texts.language.set("en" if headers.get("accept-language", "").startswith("en") else "zh")
         try:
             with telemetry.entry(self.path, headers.get("traceparent")):
                 try:
@@ -208,6 +209,7 @@ class Method:
                     trailers = ((DETAILS_TRAILER, to_status(failure)),)
                     await context.abort(status, failure.en, trailers)
         finally:
+            texts.language.reset(language)
             telemetry.request_id.reset(token)
             telemetry.RPC_SECONDS.labels(self.path, status.name).observe(perf_counter() - started)
 

@@ -1,8 +1,18 @@
-"""What people type into the fields of a request, checked where it comes in."""
+"""What people type into the fields of a request, checked where it comes in; and the language in which they are answered."""
 
 import unicodedata
+from contextvars import ContextVar
+from typing import Final
 
 from servicekit.errors import FieldViolation, Invalid
+
+# The language of the call in work, "zh" or "en". Errors need it not: they carry both texts, and the gateway chooses.
+language: Final[ContextVar[str]] = ContextVar("language", default="zh")
+
+
+def in_callers_language(zh: str, en: str) -> str:
+    """The one of two texts that an answer holds, for the few contracts whose field takes only one."""
+    return en if language.get() == "en" else zh
 
 
 def text(typed: str, field: str, *, lines: bool = False) -> str:

@@ -71,6 +71,39 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm as it is kept. `raised_at` and `last_observed_at` are when its observations were made, `told_at` is when we raised it."""
+
+    alarm_id: UUID
+    kind: str
+    severity: Severity
+    state: AlarmState
+    source_id: str
+    place: str
+    zone_id: UUID | None
+    door_id: UUID | None
+    building_id: UUID | None
+    raised_at: datetime
+    last_observed_at: datetime
+    observations: int
+    image_keys: tuple[str, ...]
+    told_at: datetime
+    escalate_after_s: int
+    escalations: int = 0
+    acknowledged_by: UUID | None = None
+    acknowledged_at: datetime | None = None
+    closed_by: UUID | None = None
+    closed_at: datetime | None = None
+    cause: str = ""
+    false_alarm: bool = False
+    note: str = ""
+    work_order_id: str = ""
+    work_order_version: int = 0
+    care_plan_id: UUID | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Maintenance:
     """Work in a zone, or on one source in it, from `starts_at` until just before `ends_at`."""
 

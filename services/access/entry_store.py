@@ -41,7 +41,7 @@ async def load_terminals(tx: Transaction) -> list[TerminalPlace]:
 # Those that have not ended so long ago that nobody is inside on them any more.
 _SELECT_RULES = """
 SELECT rule_id, zone_id, whom, whom_id, role, windows, valid_from, valid_until FROM access_rules
-WHERE community_id = $1 AND (valid_until IS NULL OR valid_until > $2) ORDER BY rule_id
+WHERE community_id = $1 AND (valid_until IS NULL OR (valid_until > $2 AND valid_from < valid_until)) ORDER BY rule_id
 """
 
 
@@ -143,3 +143,11 @@ WHERE $3::uuid IS NULL OR subject_id > $3 ORDER BY subject_id LIMIT $4
 async def list_subjects(tx: Transaction, after: UUID | None, limit: int) -> list[UUID]:
     """The community's accounts and passes that may have a way in or out, in the order of their ids."""
     return [row["subject_id"] for row in await tx.fetch(_LIST_SUBJECTS, tx.community_id, tx.now - LEAVING, after, limit)]
+
+
+_LIST_HOUSEHOLD = "SELECT account_id FROM known_residents WHERE household_id = $1"
+
+
+async def list_household(tx: Transaction, household_id: UUID) -> list[UUID]:
+    """The accounts of a household."""
+    return [row["account_id"] for row in await tx.fetch(_LIST_HOUSEHOLD, household_id)]

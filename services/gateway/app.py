@@ -266,7 +266,7 @@ def _report(exchange: Exchange, limit: RateLimit, verdict: Verdict) -> None:
 
 
 def _metadata(exchange: Exchange) -> list[tuple[str, str]]:
-    metadata = [("x-request-id", exchange.request_id)]
+    metadata = [("x-request-id", exchange.request_id), ("accept-language", exchange.language)]
     if credentials := exchange.credentials():
         metadata.append(("authorization", credentials))
     if key := exchange.idempotency_key():

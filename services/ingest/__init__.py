@@ -1,1 +1,1 @@
-"""Ingest: what cameras, gates and edge boxes send, and the register of those devices."""
+"""Ingest: what cameras, gates, door terminals, sensors and edge boxes send and are told, and the register of those devices."""

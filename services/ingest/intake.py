@@ -1,6 +1,6 @@
 """What every protocol of devices stands on: who is asking, how often it may, and how an observation leaves.
 
-What a protocol says is in its own module, `plate_push`, `viid` or `batches`.
+What a protocol says is in its own module: `plate_push`, `viid`, `batches`, `observing`, or those that `device_messages` names.
 """
 
 import asyncio

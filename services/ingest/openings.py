@@ -26,7 +26,8 @@ from services.ingest.intake import Background
 from services.ingest.registry import Registry
 
 _AGAIN_S = 1.0
-_WAITING_MAX = 1000
+# A rush of some hundred people a second, whose terminals all keep silent.
+_WAITING_MAX = 10_000
 
 DROPPED = Counter("linli_ingest_commands_dropped_total", "Open commands, and refusals, that were not sent to their device", ["reason"])
 

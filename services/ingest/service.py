@@ -62,7 +62,7 @@ class Settings(BlobSettings, frozen=True, kw_only=True):
     credentials_key: Base64Key
     # What parking signs open commands with: base64 of the 32 bytes of an Ed25519 public key; two, with a comma, while it changes.
     gate_public_key: Base64Keys
-    # What access signs commands to doors with; of the same form.
+    # What access signs commands to door terminals with, of the same form as the key for gates.
     door_public_key: Base64Keys
     # The account seed that signs devices' permits for MQTT, `SA...`; empty when the broker does not ask us.
     mqtt_issuer_seed: str = ""

@@ -29,11 +29,12 @@ from services.ingest.devices import KnownDevice
 JOURNAL_BYTES_MAX: Final = 48 * 1024
 RECORDS_MAX: Final = 100
 RECORD_BYTES_MAX: Final = 1024
-CODE_LENGTH_MAX: Final = 1000
 _INT64_MAX: Final = 2**63 - 1
 # What can neither travel nor be stored: a NUL, and half a surrogate pair.
 _BROKEN: Final = re.compile("[\0\ud800-\udfff]")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+# As access writes codes, and nothing that is longer or shorter by far.
+_CODE: Final = re.compile(r"[A-Za-z0-9_-]{32,400}", re.ASCII)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -99,9 +100,9 @@ def _whole(said: Mapping[str, Any], name: str, least: int) -> int:
 
 
 def _code(value: object) -> str:
-    """The text of a code. Digits alone are none of ours, but may be a card's number, or what somebody pays with."""
+    """The text of a code. What else people hold before a reader, to pay with or to be found by, is nobody's business here."""
     code = value.strip() if isinstance(value, str) else ""
-    if not code or len(code) > CODE_LENGTH_MAX or not code.isprintable() or code.isdecimal():
+    if not _CODE.fullmatch(code) or code.isdecimal():
         raise loose.Unusable("value")
     return code
 

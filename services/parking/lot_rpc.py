@@ -71,7 +71,7 @@ async def list_spaces(tx: Transaction, request: pb.ListSpacesRequest) -> pb.List
     """The spaces of an area, by label."""
     area_id = UUID(request.area_id)
     await lot_operations.check_area(tx, area_id)
-    spaces, token = await page(request, UUID, partial(lot_store.list_spaces, tx, area_id), lambda space: space.space_id)
+    spaces, token = await page(request, str, partial(lot_store.list_spaces, tx, area_id), lambda space: space.label)
     return pb.ListSpacesResponse(spaces=[_space(space) for space in spaces], next_page_token=token)
 
 

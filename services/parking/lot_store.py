@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.parking.lanes import Direction
 
 # Lots.
@@ -58,10 +59,12 @@ async def insert_lot(tx: Transaction, lot: Lot) -> bool:
     return await tx.execute(_INSERT_LOT, *arguments) == 1
 
 
-_LIST_LOTS = """
-SELECT lot_id, name, full_lot_admits_permits, admits_temporary FROM lots
-WHERE community_id = $1 AND ($2::uuid IS NULL OR lot_id = $2) AND ($3::uuid IS NULL OR lot_id > $3) ORDER BY lot_id LIMIT $4
-"""
+_LOTS = Listing(
+    select="SELECT lot_id, name, full_lot_admits_permits, admits_temporary FROM lots",
+    where="community_id = {}",
+    filters={"lot_id": "lot_id = {}"},
+    key=("lot_id",),
+)
 _AREAS_OF_LOTS = "SELECT area_id, lot_id, name, capacity FROM areas WHERE lot_id = ANY($1::uuid[]) ORDER BY name"
 _LANE: Final = """
 SELECT lane_id, lot_id, name, direction, camera_device_id, lane_number, gate_device_id, opens_offline, decision_limit_ms, version
@@ -72,7 +75,7 @@ _LANES_OF_LOTS = _LANE + "WHERE lot_id = ANY($1::uuid[]) ORDER BY name"
 
 async def list_lots(tx: Transaction, after: UUID | None, limit: int, *, lot_id: UUID | None = None) -> list[Lot]:
     """The community's lots with their areas and lanes, oldest first; only the one that is named."""
-    rows = await tx.fetch(_LIST_LOTS, tx.community_id, lot_id, after, limit)
+    rows = await _LOTS.fetch(tx, [tx.community_id], after, limit, lot_id=lot_id)
     lot_ids = [row["lot_id"] for row in rows]
     areas = [Area(**row) for row in await tx.fetch(_AREAS_OF_LOTS, lot_ids)]
     lanes = [_lane(row) for row in await tx.fetch(_LANES_OF_LOTS, lot_ids)]
@@ -125,15 +128,12 @@ async def insert_space(tx: Transaction, space: Space) -> bool:
     return await tx.execute(_INSERT_SPACE, space.space_id, tx.community_id, space.area_id, space.label) == 1
 
 
-_LIST_SPACES = """
-SELECT space_id, area_id, label FROM spaces
-WHERE area_id = $1 AND ($2::uuid IS NULL OR label > (SELECT label FROM spaces WHERE space_id = $2)) ORDER BY label LIMIT $3
-"""
+_SPACES = Listing(select="SELECT space_id, area_id, label FROM spaces", where="area_id = {}", key=("label",))
 
 
-async def list_spaces(tx: Transaction, area_id: UUID, after: UUID | None, limit: int) -> list[Space]:
+async def list_spaces(tx: Transaction, area_id: UUID, after: str | None, limit: int) -> list[Space]:
     """An area's spaces by label."""
-    return [Space(**row) for row in await tx.fetch(_LIST_SPACES, area_id, after, limit)]
+    return [Space(**row) for row in await _SPACES.fetch(tx, [area_id], after, limit)]
 
 
 _SELECT_LOT_OF_SPACE = "SELECT lot_id FROM spaces JOIN areas USING (area_id) WHERE space_id = $1"
@@ -213,12 +213,14 @@ async def insert_tariff(tx: Transaction, tariff: TariffVersion) -> None:
     await tx.execute(_INSERT_TARIFF, *arguments, tariff.document, tx.caller.account_id, tx.now)
 
 
-_LIST_TARIFFS = """
-SELECT tariff_id, lot_id, version, effective_from, effective_until, document::text AS document FROM tariffs
-WHERE lot_id = $1 AND ($2::bigint IS NULL OR version < $2) ORDER BY version DESC LIMIT $3
-"""
+_TARIFFS = Listing(
+    select="SELECT tariff_id, lot_id, version, effective_from, effective_until, document::text AS document FROM tariffs",
+    where="lot_id = {}",
+    key=("version",),
+    descending=True,
+)
 
 
 async def list_tariffs(tx: Transaction, lot_id: UUID, after: int | None, limit: int) -> list[TariffVersion]:
     """The versions of a lot's tariff, newest first."""
-    return [TariffVersion(**row) for row in await tx.fetch(_LIST_TARIFFS, lot_id, after, limit)]
+    return [TariffVersion(**row) for row in await _TARIFFS.fetch(tx, [lot_id], after, limit)]

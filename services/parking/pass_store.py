@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.parking.plates import lookalike_key
 
 # Permits.
@@ -70,17 +71,18 @@ async def revoke_permit(tx: Transaction, permit_id: UUID) -> Permit | None:
     return None if row is None else Permit(**row)
 
 
-_LIST_PERMITS = (
-    _PERMIT
-    + """
-WHERE lot_id = $1 AND ($2::text IS NULL OR $2 = ANY(plates)) AND ($3::uuid IS NULL OR permit_id < $3) ORDER BY permit_id DESC LIMIT $4
-"""
+_PERMITS = Listing(
+    select=_PERMIT,
+    where="lot_id = {}",
+    filters={"plate": "{} = ANY(plates)"},
+    key=("permit_id",),
+    descending=True,
 )
 
 
 async def list_permits(tx: Transaction, lot_id: UUID, plate: str | None, after: UUID | None, limit: int) -> list[Permit]:
     """A lot's permits, newest first; only those of a plate."""
-    return [Permit(**row) for row in await tx.fetch(_LIST_PERMITS, lot_id, plate, after, limit)]
+    return [Permit(**row) for row in await _PERMITS.fetch(tx, [lot_id], after, limit, plate=plate)]
 
 
 # Visitors' passes.
@@ -137,12 +139,12 @@ async def revoke_visitor_pass(tx: Transaction, household_id: UUID, visitor_pass_
     return None if row is None else VisitorPass(**row)
 
 
-_LIST_VISITS = _VISIT + "WHERE household_id = $1 AND ($2::uuid IS NULL OR visitor_pass_id < $2) ORDER BY visitor_pass_id DESC LIMIT $3"
+_VISITS = Listing(select=_VISIT, where="household_id = {}", key=("visitor_pass_id",), descending=True)
 
 
 async def list_visitor_passes(tx: Transaction, household_id: UUID, after: UUID | None, limit: int) -> list[VisitorPass]:
     """A household's passes, newest first."""
-    return [VisitorPass(**row) for row in await tx.fetch(_LIST_VISITS, household_id, after, limit)]
+    return [VisitorPass(**row) for row in await _VISITS.fetch(tx, [household_id], after, limit)]
 
 
 # Denied plates.
@@ -176,15 +178,17 @@ async def delete_denial(tx: Transaction, denial_id: UUID) -> bool:
     return await tx.execute(_DELETE_DENIAL, denial_id) == 1
 
 
-_LIST_DENIALS = """
-SELECT denial_id, lot_id, plate, reason FROM denials
-WHERE lot_id = $1 AND ($2::uuid IS NULL OR denial_id < $2) ORDER BY denial_id DESC LIMIT $3
-"""
+_DENIALS = Listing(
+    select="SELECT denial_id, lot_id, plate, reason FROM denials",
+    where="lot_id = {}",
+    key=("denial_id",),
+    descending=True,
+)
 
 
 async def list_denials(tx: Transaction, lot_id: UUID, after: UUID | None, limit: int) -> list[Denial]:
     """The plates kept out of a lot, newest first."""
-    return [Denial(**row) for row in await tx.fetch(_LIST_DENIALS, lot_id, after, limit)]
+    return [Denial(**row) for row in await _DENIALS.fetch(tx, [lot_id], after, limit)]
 
 
 # Vehicles.

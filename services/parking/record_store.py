@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.parking.books import Read
 from services.parking.lanes import Direction, Reason
 from services.parking.plates import PlateKind, lookalike_key
@@ -51,13 +52,12 @@ async def session(tx: Transaction, session_id: UUID) -> SessionRecord | None:
     return None if row is None else _session(row)
 
 
-_LIST_SESSIONS = (
-    _SESSION
-    + """
-WHERE community_id = $1 AND ($2::uuid IS NULL OR lot_id = $2) AND ($3::text IS NULL OR plate = $3) AND ($4::text IS NULL OR state = $4)
-  AND ($5::uuid IS NULL OR session_id < $5)
-ORDER BY session_id DESC LIMIT $6
-"""
+_SESSIONS = Listing(
+    select=_SESSION,
+    where="community_id = {}",
+    filters={"lot_id": "lot_id = {}", "plate": "plate = {}", "state": "state = {}"},
+    key=("session_id",),
+    descending=True,
 )
 
 
@@ -65,15 +65,16 @@ async def list_sessions(
     tx: Transaction, lot_id: UUID | None, plate: str | None, state: SessionState | None, after: UUID | None, limit: int
 ) -> list[SessionRecord]:
     """The community's sessions, newest first."""
-    return [_session(row) for row in await tx.fetch(_LIST_SESSIONS, tx.community_id, lot_id, plate, state, after, limit)]
+    rows = await _SESSIONS.fetch(tx, [tx.community_id], after, limit, lot_id=lot_id, plate=plate, state=state)
+    return [_session(row) for row in rows]
 
 
-_LIST_HOUSEHOLD_SESSIONS = _SESSION + "WHERE household_id = $1 AND ($2::uuid IS NULL OR session_id < $2) ORDER BY session_id DESC LIMIT $3"
+_HOUSEHOLD_SESSIONS = Listing(select=_SESSION, where="household_id = {}", key=("session_id",), descending=True)
 
 
 async def list_household_sessions(tx: Transaction, household_id: UUID, after: UUID | None, limit: int) -> list[SessionRecord]:
     """The sessions of a household's own vehicles, newest first."""
-    return [_session(row) for row in await tx.fetch(_LIST_HOUSEHOLD_SESSIONS, household_id, after, limit)]
+    return [_session(row) for row in await _HOUSEHOLD_SESSIONS.fetch(tx, [household_id], after, limit)]
 
 
 _LOCK_LOTS_WITH_OPEN_SESSIONS = """
@@ -165,17 +166,18 @@ class OpeningRecord:
     outcome: str
 
 
-_LIST_OPENINGS = """
-SELECT command_id, lane_id, reason_code, reason, opened_by, session_id, requested_at, outcome
-FROM gate_openings
-WHERE community_id = $1 AND ($2::uuid IS NULL OR lane_id = $2) AND ($3::uuid IS NULL OR command_id < $3)
-ORDER BY command_id DESC LIMIT $4
-"""
+_OPENINGS = Listing(
+    select="SELECT command_id, lane_id, reason_code, reason, opened_by, session_id, requested_at, outcome FROM gate_openings",
+    where="community_id = {}",
+    filters={"lane_id": "lane_id = {}"},
+    key=("command_id",),
+    descending=True,
+)
 
 
 async def list_openings(tx: Transaction, lane_id: UUID | None, after: UUID | None, limit: int) -> list[OpeningRecord]:
     """Gate openings, newest first."""
-    return [OpeningRecord(**row) for row in await tx.fetch(_LIST_OPENINGS, tx.community_id, lane_id, after, limit)]
+    return [OpeningRecord(**row) for row in await _OPENINGS.fetch(tx, [tx.community_id], after, limit, lane_id=lane_id)]
 
 
 _SET_OUTCOME = "UPDATE gate_openings SET outcome = $3 WHERE command_id = $1 AND gate_device_id = $2 AND outcome = ''"
@@ -214,17 +216,18 @@ async def review(tx: Transaction, review_id: UUID) -> Review | None:
     return None if row is None else Review(**row)
 
 
-_LIST_REVIEWS = (
-    _REVIEW
-    + """
-WHERE community_id = $1 AND (resolved_at IS NULL OR $2) AND ($3::uuid IS NULL OR review_id < $3) ORDER BY review_id DESC LIMIT $4
-"""
+_REVIEWS = Listing(
+    select=_REVIEW,
+    where="community_id = {}",
+    filters={"waiting": "resolved_at IS NULL"},
+    key=("review_id",),
+    descending=True,
 )
 
 
 async def list_reviews(tx: Transaction, include_resolved: bool, after: UUID | None, limit: int) -> list[Review]:
     """Reviews, newest first."""
-    return [Review(**row) for row in await tx.fetch(_LIST_REVIEWS, tx.community_id, include_resolved, after, limit)]
+    return [Review(**row) for row in await _REVIEWS.fetch(tx, [tx.community_id], after, limit, waiting=not include_resolved)]
 
 
 _RESOLVE_REVIEW = """

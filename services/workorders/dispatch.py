@@ -12,6 +12,8 @@ from math import asin, cos, radians, sin, sqrt
 from typing import Final
 from uuid import UUID
 
+from services.workorders.targets import Hours
+
 # What a technician's other work and another's area weigh beside a walk: a job takes as long as a walk of several hundred metres.
 _JOB_M: Final = 300
 _OTHER_AREA_M: Final = 1000
@@ -41,15 +43,6 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """Hours of one day of the week: 1 is Monday, minutes are after midnight, the last is not included."""
-
-    weekday: int
-    from_minute: int
-    until_minute: int
-
-
-@dataclass(frozen=True, slots=True)
 class Technician:
     """Somebody who does orders, and what they do now. No buildings are all; `offers` wait for their answer."""
 
@@ -58,7 +51,7 @@ class Technician:
     team_id: UUID
     skills: Sequence[str]
     building_ids: Sequence[UUID]
-    shifts: Sequence[Shift]
+    shifts: Sequence[Hours]
     in_use: bool
     open_jobs: int = 0
     offers: int = 0
@@ -122,7 +115,7 @@ def _order(candidate: Candidate) -> tuple[bool, int, int, UUID]:
     return not reason.on_shift, cost_m, jobs, technician.account_id
 
 
-def is_on_shift(shifts: Iterable[Shift], local: datetime) -> bool:
+def is_on_shift(shifts: Iterable[Hours], local: datetime) -> bool:
     """Whether somebody with these shifts works at a local time."""
     weekday, minute = local.isoweekday(), local.hour * 60 + local.minute
     return any(shift.weekday == weekday and shift.from_minute <= minute < shift.until_minute for shift in shifts)

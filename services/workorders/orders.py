@@ -5,7 +5,7 @@ When promises are due is in `targets.py`. Pure.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -185,9 +185,10 @@ class Order:
         """When what was promised happened; None while it has not."""
         return {Target.RESPONSE: self.responded_at, Target.ON_SITE: self.on_site_at, Target.DONE: self.done_at}[target]
 
-    def is_pending(self, target: Target) -> bool:
-        """Whether a promise is made, and neither kept nor missed."""
-        return self.is_open and self.due_at(target) is not None and self.kept_at(target) is None and target not in self.missed
+    def awaits(self, target: Target) -> bool:
+        """Whether a promise is made and nobody has kept it, be it missed or not. A linked order's are those of its original."""
+        made = self.due_at(target) is not None and self.duplicate_of_order_id is None
+        return made and self.is_open and self.kept_at(target) is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +275,3 @@ def responded(order: Order, now: datetime) -> dict[str, Any]:
         return {}
     first_s = int((now - order.reported_at).total_seconds()) if order.response_s is None else order.response_s
     return {"responded_at": now, "response_s": first_s}
-
-
-def may_be_reopened(order: Order, now: datetime, reopen_days: int) -> bool:
-    """Whether the reporter may still say that it is not done."""
-    return order.done_at is not None and now <= order.done_at + timedelta(days=reopen_days)

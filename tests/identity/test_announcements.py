@@ -1,4 +1,4 @@
-"""What other services hear of communities and households: every change, and everything again before the streams forget it."""
+"""What other services hear of communities, households and staff: every change, and everything again before the streams forget it."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from linli.identity.v1 import identity_pb2 as pb
-from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged
+from linli.identity.v1.events_pb2 import CommunityChanged, HouseholdChanged, StaffChanged
 from servicekit.database import PLATFORM
 from servicekit.errors import Conflict
 from servicekit.events import Received
@@ -116,3 +116,50 @@ async def test_households_of_before_others_could_hear_are_told_some_at_a_time(
 
     await eventually(two_are_told)
     await eventually(all_are_told)
+
+
+async def test_everybody_hears_which_roles_somebody_holds_for_the_whole_community(community: Community) -> None:
+    phone, building_id = new_phone(), await community.building("1栋")
+    grants = [
+        await community.manager.call("GrantRole", pb.GrantRoleRequest(phone=phone, name="王工", role=role, building_id=building))
+        for role, building in (("technician", ""), ("property_clerk", building_id), ("foreman", ""))
+    ]
+    for grant in grants:
+        await community.manager.call("RevokeRole", pb.RevokeRoleRequest(role_grant_id=grant.role_grant_id))
+    account_id = grants[0].account.account_id
+    await community.town.running.event(StaffChanged, lambda e: e.aggregate == account_id and e.version == 4)
+    events = [event for event in community.town.running.events(StaffChanged) if event.aggregate == account_id]
+    told = [["technician"], ["foreman", "technician"], ["foreman"], []]
+    assert [(event.version, list(event.message.roles)) for event in events] == list(enumerate(told, start=1))
+    assert {str(event.community_id) for event in events} == {community.community_id}
+
+
+async def test_the_first_manager_is_told_and_a_grant_that_fails_is_not(community: Community) -> None:
+    manager_id = str(account_id_of(community.manager))
+    request = pb.GrantRoleRequest(phone=community.manager.phone, name="王经理", role="property_manager")
+    with pytest.raises(Conflict):
+        await community.manager.call("GrantRole", request)
+    request.role = "foreman"
+    await community.manager.call("GrantRole", request)
+    told = await community.town.running.event(StaffChanged, lambda e: e.aggregate == manager_id and e.version == 2)
+    assert list(told.message.roles) == ["foreman", "property_manager"]
+    first = await community.town.running.event(StaffChanged, lambda e: e.aggregate == manager_id)
+    assert (first.version, list(first.message.roles)) == (1, ["property_manager"])
+
+
+async def test_staff_of_before_others_could_hear_are_told_and_all_are_told_again(identity: Town, clock: TestClock) -> None:
+    await identity.operator()
+    community = await identity.community()
+    manager_id = str(account_id_of(community.manager))
+    async with identity.running.transaction("identity", PLATFORM) as tx:
+        await tx.execute("DELETE FROM staff")
+    clock.advance(seconds=1)
+    await told_again(identity)
+    first = await identity.running.event(StaffChanged, lambda e: e.aggregate == manager_id and e.occurred_at == clock.now)
+    assert (first.version, list(first.message.roles)) == (1, ["property_manager"])
+    await told_again(identity)
+    clock.advance(days=5, seconds=1)
+    await told_again(identity)
+    again = await identity.running.event(StaffChanged, lambda e: e.aggregate == manager_id and e.occurred_at == clock.now)
+    assert (again.version, str(again.community_id), list(again.message.roles)) == (1, community.community_id, ["property_manager"])
+    assert all(event.community_id != PLATFORM_COMMUNITY for event in identity.running.events(StaffChanged))

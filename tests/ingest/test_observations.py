@@ -71,12 +71,19 @@ def test_a_place_is_whole_or_absent_and_a_position_needs_one() -> None:
     assert observation(kind="position", lat=0, lon=-180).HasField("latitude")
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"kind": odd} for odd in (None, "", "x", "fire lane", "跌倒", "x" * 51, 7, ["fall"], True)]
-    + [{"id": odd} for odd in ("", "x" * 201, {}, False)]
-    + [{"track": {}}, {"id": None, "at": None}, {"id": None, "at": "never"}],
-)
+NO_OBSERVATIONS: list[dict[str, Any]] = [
+    *({"kind": kind} for kind in (None, "", "x", "fire lane", "跌倒", "x" * 51, 7, ["fall"], True)),
+    {"id": ""},
+    {"id": "x" * 201},
+    {"id": {}},
+    {"id": False},
+    {"track": {}},
+    {"id": None, "at": None},
+    {"id": None, "at": "never"},
+]
+
+
+@pytest.mark.parametrize("changed", NO_OBSERVATIONS)
 def test_what_cannot_be_an_observation_is_unusable(changed: dict[str, Any]) -> None:
     with pytest.raises(Unusable):
         observation(**changed)

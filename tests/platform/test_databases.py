@@ -11,6 +11,7 @@ import pytest
 
 import servicekit
 from console import catalog
+from servicekit.listing import Listing
 from servicekit.service import Service
 from tests.support import Servers
 
@@ -92,8 +93,8 @@ async def test_nothing_is_seen_without_a_scope(servers: Servers, service: Servic
 
 
 def statements(service: Service) -> Iterator[tuple[str, str]]:
-    """Every SQL constant that runs on a service's database: module-level strings in the store modules beside each folder of its
-    migrations, and servicekit's own."""
+    """Every SQL constant that runs on a service's database: module-level strings and listings in the store modules beside each folder of
+    its migrations, and servicekit's own."""
     stores = []
     for folder in (migrations.parent for migrations in service.migrations):
         package = ".".join(folder.relative_to(ROOT).parts).removeprefix("libs.")
@@ -104,6 +105,9 @@ def statements(service: Service) -> Iterator[tuple[str, str]]:
         for name, value in vars(module).items():
             if name.isupper() and isinstance(value, str) and value.split(maxsplit=1)[:1] and value.split()[0].lstrip("(") in SQL_VERBS:
                 yield f"{module.__name__}.{name}", value
+            elif isinstance(value, Listing):
+                for statement in value.statements():
+                    yield f"{module.__name__}.{name}", statement
 
 
 SQL_VERBS = {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "MERGE"}
