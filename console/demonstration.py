@@ -24,11 +24,40 @@ class DemonstrationBin(msgspec.Struct, frozen=True):
 
 
 class DemonstrationResident(msgspec.Struct, frozen=True):
-    """A resident who has a card that the bins know."""
+    """A resident who has a card, for bins and doors."""
 
     account_id: str
     name: str
     card_number: str
+    # Empty in an installation that is older than doors; the next start fills them in.
+    phone: str = ""
+    building: str = ""
+    household_id: str = ""
+
+
+class DemonstrationTerminal(msgspec.Struct, frozen=True):
+    """A terminal at one side of a door. `building` is empty at a door that everybody uses."""
+
+    device_id: str
+    door_id: str
+    door: str
+    building: str
+    entry: bool
+
+
+class DemonstrationTechnician(msgspec.Struct, frozen=True):
+    """Somebody who does work orders, and signs in with the manager's password."""
+
+    account_id: str
+    name: str
+    phone: str
+
+
+class DemonstrationWatch(msgspec.Struct, frozen=True):
+    """A box that looks at the pictures of cameras."""
+
+    box_id: str
+    camera_ids: list[str]
 
 
 class Demonstration(msgspec.Struct, frozen=True):
@@ -52,3 +81,9 @@ class Demonstration(msgspec.Struct, frozen=True):
     # Empty in an installation that is older than they are; the next start makes them.
     bins: list[DemonstrationBin] = []
     residents: list[DemonstrationResident] = []
+    door_public_key: str = ""
+    terminals: list[DemonstrationTerminal] = []
+    # What is typed at a door by whoever has set a PIN, number and PIN, by account.
+    pins: dict[str, str] = {}
+    technicians: list[DemonstrationTechnician] = []
+    watch: DemonstrationWatch | None = None

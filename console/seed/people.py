@@ -1,7 +1,9 @@
 """Who lives and works in the demonstration community."""
 
+import itertools
 from collections.abc import Iterable
 
+from console.demonstration import DemonstrationResident
 from console.seed.api import Api
 
 MANAGER_PHONE, RESIDENT_PHONE, VISITOR_PHONE = "13800000001", "13800000011", "13900000001"
@@ -51,3 +53,23 @@ async def grant_roles(manager: Api, roles: Iterable[tuple[str, str, str]]) -> No
     """Gives people, by phone and name, their roles."""
     for phone, name, role in roles:
         await manager.call("POST", "/v1/role-grants", {"phone": phone, "name": name, "role": role}, key=f"demo-role-{phone}")
+
+
+async def list_residents(manager: Api) -> list[DemonstrationResident]:
+    """Those of HOUSEHOLDS who live here still. Each has one card for everything."""
+    homes = (await manager.call("GET", "/v1/households?page_size=100"))["households"]
+    found = {member["account"]["name"]: (member["account"]["account_id"], home["household_id"]) for home in homes for member in home["members"]}
+    residents = []
+    for building, phone, name in itertools.chain.from_iterable(
+        ((building, phone, name) for phone, name, _kind in members) for building, _, _, members, _ in HOUSEHOLDS
+    ):
+        if name in found:
+            account_id, household_id = found[name]
+            residents.append(DemonstrationResident(account_id, name, f"0{phone[-9:]}", phone, building, household_id))
+    return residents
+
+
+async def find_buildings(manager: Api) -> dict[str, str]:
+    """The buildings' ids by their names."""
+    listed = (await manager.call("GET", "/v1/buildings?page_size=100"))["buildings"]
+    return {building["name"]: building["building_id"] for building in listed}

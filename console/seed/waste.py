@@ -1,15 +1,9 @@
 """The demonstration's smart bins, the cards that open them, and the trucks and people who look after them."""
 
-import asyncio
-import itertools
-import time
-
-import httpx
-
 from console.demonstration import DemonstrationBin, DemonstrationResident
-from console.seed.api import Api, SeedError
+from console.seed.api import Api
 from console.seed.devices import register_device
-from console.seed.people import HOUSEHOLDS, grant_roles
+from console.seed.people import find_buildings, grant_roles, list_residents
 
 ROLES = [
     ("13800000007", "督导员小何", "waste_inspector"),
@@ -32,16 +26,15 @@ TRUCKS = [
     ("hazardous", "有害垃圾车", 500_000),
 ]
 DEPOT = {"latitude": 39.97730, "longitude": 116.30650}
-# How long news of who lives where may take from identity to waste: as long as identity takes to tell it all again.
-_NEWS_S = 150.0
-_ASK_AGAIN_S = 0.5
 
 
 async def seed_waste(manager: Api) -> tuple[list[DemonstrationBin], list[DemonstrationResident], dict[str, str]]:
     """Sets bins up, hands cards out and registers trucks. Returns the bins, the residents with cards, and the bins' secrets."""
     await grant_roles(manager, ROLES)
     bins, device_secrets = await _bins(manager)
-    residents = await _cards(manager)
+    residents = await list_residents(manager)
+    for resident in residents:
+        await _register_card(manager, resident)
     for category, name, capacity in TRUCKS:
         truck = {
             "name": name,
@@ -57,8 +50,7 @@ async def seed_waste(manager: Api) -> tuple[list[DemonstrationBin], list[Demonst
 
 
 async def _bins(manager: Api) -> tuple[list[DemonstrationBin], dict[str, str]]:
-    listed = (await manager.call("GET", "/v1/buildings?page_size=100"))["buildings"]
-    buildings = {building["name"]: building["building_id"] for building in listed}
+    buildings = await find_buildings(manager)
     bins, device_secrets = [], {}
     for device_id, name, building, latitude, longitude in BINS:
         device_secrets[device_id] = await register_device(manager, device_id, name, "BIN")
@@ -77,25 +69,7 @@ async def _bins(manager: Api) -> tuple[list[DemonstrationBin], dict[str, str]]:
     return bins, device_secrets
 
 
-async def _cards(manager: Api) -> list[DemonstrationResident]:
-    households = (await manager.call("GET", "/v1/households?page_size=100"))["households"]
-    accounts = {member["account"]["name"]: member["account"]["account_id"] for home in households for member in home["members"]}
-    residents = []
-    for phone, name, _kind in itertools.chain.from_iterable(members for _, _, _, members, _ in HOUSEHOLDS):
-        if name in accounts:
-            resident = DemonstrationResident(accounts[name], name, f"0{phone[-9:]}")
-            await _register_card(manager, resident)
-            residents.append(resident)
-    return residents
-
-
 async def _register_card(manager: Api, resident: DemonstrationResident) -> None:
     """Hands out a card as soon as waste has heard that its owner lives here."""
     body = {"card_number": resident.card_number, "account_id": resident.account_id}
-    deadline = time.monotonic() + _NEWS_S
-    while (
-        await manager.call("POST", "/v1/waste/cards", body, key=f"demo-card-{resident.card_number}", expect=httpx.codes.NOT_FOUND) is None
-    ):
-        if time.monotonic() > deadline:
-            raise SeedError(f"waste does not hear that {resident.name} lives here")
-        await asyncio.sleep(_ASK_AGAIN_S)
+    await manager.call_when_known("POST", "/v1/waste/cards", body, key=f"demo-card-{resident.card_number}")

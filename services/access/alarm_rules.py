@@ -112,21 +112,14 @@ class Rulebook:
         rule = self.find(seen.kind, seen.zone_id)
         if rule is None:
             return Verdict.UNKNOWN_KIND
-        if not rule.enabled:
+        # A camera reports everybody who walks by; that one of them is an intruder somebody has to have said by a rule.
+        if not rule.enabled or not (seen.is_judged or rule.customised):
             return Verdict.DISABLED
         if not is_open(rule.windows, seen.occurred_at, self._zone):
             return Verdict.NOT_ARMED_NOW
         if 0 <= seen.confidence_permille < rule.confidence_min_permille:
             return Verdict.UNSURE
         return Verdict.ARMED
-
-    def watches_persons(self, zone_id: UUID | None) -> bool:
-        """Whether a person whom a camera reports there may be an intruder: only where somebody has said so by a rule.
-
-        Cameras report everybody who walks by; an edge box that reports an intrusion has judged already.
-        """
-        rule = self.find(INTRUSION, zone_id)
-        return rule is not None and rule.customised
 
 
 # Who is told when nobody takes an alarm, step by step; the first at once.

@@ -53,7 +53,8 @@ class Observation:
 
     `observation_id` is the same each time that the same thing is told. `occurred_at` is not in the future. `place` is for people, and may
     be empty as the ids may be None. `track_id` tells one person or thing that is followed from another; empty when nobody does.
-    `confidence_permille` is -1 when the device does not say. `care_plan_id` is for what concerns the person of a care plan.
+    `confidence_permille` is -1 when the device does not say. `is_judged` is False for a mere sighting, such as a person whom a camera saw:
+    most are no reason for anything. `care_plan_id` is for what concerns the person of a care plan.
     """
 
     observation_id: UUID
@@ -67,6 +68,7 @@ class Observation:
     track_id: str = ""
     confidence_permille: int = -1
     image_keys: tuple[str, ...] = ()
+    is_judged: bool = True
     care_plan_id: UUID | None = None
 
 
@@ -216,3 +218,8 @@ def _rank(episode: Episode) -> tuple[bool, bool, bool, datetime, UUID]:
 def _final(known: Mapping[UUID, Episode], alarm_id: UUID) -> UUID:
     into = known[alarm_id].merged_into
     return alarm_id if into is None else _final(known, into)
+
+
+def permille(part: int, whole: int) -> int:
+    """A part of a whole in thousandths, rounded; -1 when there is no whole."""
+    return (2000 * part + whole) // (2 * whole) if whole else -1

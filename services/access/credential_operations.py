@@ -1,4 +1,4 @@
-"""What opens doors: cards that staff hand out, PINs, faces, and dynamic codes. Face needs a consent, which `consent_operations.py` keeps."""
+"""What opens doors: cards that staff hand out, PINs, faces, and dynamic codes. Consents are in `consent_operations.py`."""
 
 import secrets
 from collections.abc import Collection
@@ -160,7 +160,7 @@ async def forget_face(tx: Transaction, account_id: UUID, *, template_only: bool)
 
 
 async def open_templates(tx: Transaction, template_ids: Collection[UUID]) -> dict[UUID, bytes]:
-    """Templates of faces as terminals take them; those that are kept no more are absent. They leave for a terminal at once or not at all."""
+    """Templates of faces as terminals take them, which are written nowhere; those that are kept no more are absent."""
     keys = tx.resource(DataKeys)
     return {each: keys.open(sealed, _row(each)) for each, sealed in (await credential_store.find_templates(tx, template_ids)).items()}
 
@@ -177,7 +177,7 @@ class DoorCode:
 
 
 async def create_my_code(tx: Transaction, door_id: UUID | None) -> DoorCode:
-    """A code of the caller's, for any of their doors or for one. Raises NotFound for a door that is none of theirs, Conflict without any."""
+    """A code of the caller's, for any of their doors or for one. Raises NotFound for a door that is not theirs, Conflict without any."""
     way = await find_way(tx, tx.caller.account_id)
     if door_id is not None and door_id not in way:
         raise door_unknown()

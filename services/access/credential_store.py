@@ -33,7 +33,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
 
 
 async def insert_credential(tx: Transaction, credential: Credential, digest: bytes | None) -> bool:
-    """Adds a credential; False when its card, its number or its digest is in use, or the account has one of a kind of which there is one."""
+    """Adds a credential; False when its card or its number is in use, or the account has one of a kind of which there is one."""
     row = (credential.credential_id, tx.community_id, credential.account_id, credential.kind, credential.label)
     return await tx.execute(_INSERT_CREDENTIAL, *row, digest, tx.caller.account_id, credential.issued_at) == 1
 
@@ -121,7 +121,8 @@ async def is_known(tx: Transaction, account_id: UUID) -> bool:
 
 _LIVE_TOGETHER = """
 SELECT EXISTS (
-    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id) WHERE one.account_id = $1 AND other.account_id = $2
+    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id)
+    WHERE one.account_id = $1 AND other.account_id = $2
 )
 """
 
@@ -129,4 +130,3 @@ SELECT EXISTS (
 async def live_together(tx: Transaction, one: UUID, other: UUID) -> bool:
     """Whether two accounts belong to one household."""
     return bool(await tx.fetchval(_LIVE_TOGETHER, one, other))
-

@@ -29,7 +29,9 @@ async def create_zone(tx: Transaction, name: str, kind: ZoneKind, building_id: U
     """Adds a zone. Raises Invalid for a building's zone without its building, or another with one; Conflict for a name that is taken."""
     if (kind is ZoneKind.BUILDING) != (building_id is not None):
         field = FieldViolation("building_id", "access.zone_building", "belongs to the zone of a building, and to no other")
-        raise Invalid("access.zone_building", "楼栋区域须指定楼栋，其他区域不可指定", "A building's zone needs its building", fields=[field])
+        raise Invalid(
+            "access.zone_building", "楼栋区域须指定楼栋，其他区域不可指定", "A building's zone needs its building", fields=[field]
+        )
     zone = Zone(new_id(), name, kind, building_id)
     if not await door_store.insert_zone(tx, zone):
         raise Conflict("access.zone_exists", "已有同名区域", "There is a zone of this name")
@@ -192,7 +194,7 @@ async def _refresh_whom(tx: Transaction, whom: Whom) -> None:
         case (WhomKind.ACCOUNT, UUID() as account_id):
             await snapshot_operations.refresh(tx, [account_id])
         case (WhomKind.HOUSEHOLD, UUID() as household_id):
-            await snapshot_operations.refresh(tx, await entry_store.list_household(tx, household_id))
+            await snapshot_operations.refresh(tx, (await entry_store.find_household(tx, household_id)).account_ids)
         case (WhomKind.BUILDING, UUID() as building_id):
             await snapshot_operations.refresh(tx, await list_members(tx, building_id))
         case (WhomKind.ROLE, str() as role):
@@ -204,12 +206,15 @@ async def _refresh_whom(tx: Transaction, whom: Whom) -> None:
 # Passing doors.
 
 
-async def find_way(tx: Transaction, subject_id: UUID) -> dict[UUID, Entry]:
-    """What opens the doors that let a subject in, now or at other times, by door. Empty for who is let in nowhere."""
+async def find_way(tx: Transaction, subject_id: UUID, *, unconfirmed: bool = False) -> dict[UUID, Entry]:
+    """What opens the doors that let a subject in, now or at other times, by door. Empty for who is let in nowhere.
+
+    A pass that is not confirmed has no way, unless it is asked for as if it were.
+    """
     site = await entry_store.load_site(tx)
     doors = {terminal.device_id: terminal.door_id for terminal in site.terminals if terminal.direction is Direction.IN}
     found: dict[UUID, Entry] = {}
-    for subject in await entry_store.load_subjects(tx, [subject_id]):
+    for subject in await entry_store.load_subjects(tx, [subject_id], unconfirmed=unconfirmed):
         for device_id, entry in entries_of(subject, site, tx.now).items():
             if device_id in doors:
                 found.setdefault(doors[device_id], entry)
@@ -232,7 +237,10 @@ async def list_my_doors(tx: Transaction) -> list[MyDoor]:
 
 
 async def open_my_door(tx: Transaction, door_id: UUID) -> Opening:
-    """Opens a door that the caller stands at, with their phone. Raises NotFound for a door that never lets them in, and what deciding raises."""
+    """Opens a door that the caller stands at, with their phone.
+
+    Raises NotFound for a door that never lets them in, and Conflict for one that does not now.
+    """
     if door_id not in await find_way(tx, tx.caller.account_id):
         raise door_unknown()
     return await deciding_operations.open_by_phone(tx, await _entrance(tx, door_id, ""), tx.caller.account_id)

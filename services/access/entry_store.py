@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -73,14 +74,18 @@ WHERE account_id = ANY($1::uuid[])
 _SELECT_PASSES = """
 SELECT pass_id, passes.household_id, building_id, zone_ids, valid_from, least(valid_until, ended_at) AS valid_until, entries_max
 FROM passes LEFT JOIN known_households USING (household_id)
-WHERE pass_id = ANY($1::uuid[]) AND confirmed_at IS NOT NULL AND valid_from < least(valid_until, ended_at)
+WHERE pass_id = ANY($1::uuid[]) AND (confirmed_at IS NOT NULL OR $2::boolean) AND valid_from < least(valid_until, ended_at)
 """
 
 
-async def load_subjects(tx: Transaction, subject_ids: Collection[UUID]) -> list[Subject]:
-    """What is known of these accounts and passes. A pass that opens nothing is absent; an account about which nothing is known is there."""
+async def load_subjects(tx: Transaction, subject_ids: Collection[UUID], *, unconfirmed: bool = False) -> list[Subject]:
+    """What is known of these accounts and passes.
+
+    A pass that opens nothing is absent; one that is not confirmed is there as if it were, when asked for. An account about which nothing is
+    known is there.
+    """
     asked = list(subject_ids)
-    passes = {row["pass_id"]: _pass(row) for row in await tx.fetch(_SELECT_PASSES, asked)}
+    passes = {row["pass_id"]: _pass(row) for row in await tx.fetch(_SELECT_PASSES, asked, unconfirmed)}
     homes: dict[UUID, dict[UUID, UUID]] = {}
     for row in await tx.fetch(_SELECT_HOMES, asked):
         homes.setdefault(row["account_id"], {})[row["household_id"]] = row["building_id"]
@@ -145,9 +150,21 @@ async def list_subjects(tx: Transaction, after: UUID | None, limit: int) -> list
     return [row["subject_id"] for row in await tx.fetch(_LIST_SUBJECTS, tx.community_id, tx.now - LEAVING, after, limit)]
 
 
-_LIST_HOUSEHOLD = "SELECT account_id FROM known_residents WHERE household_id = $1"
+@dataclass(frozen=True, slots=True)
+class Household:
+    """Where a household lives, and who. Of one that is not known neither is."""
+
+    building_id: UUID | None
+    account_ids: frozenset[UUID]
 
 
-async def list_household(tx: Transaction, household_id: UUID) -> list[UUID]:
-    """The accounts of a household."""
-    return [row["account_id"] for row in await tx.fetch(_LIST_HOUSEHOLD, household_id)]
+_FIND_HOUSEHOLD = """
+SELECT building_id, array(SELECT account_id FROM known_residents WHERE known_residents.household_id = $1) AS account_ids
+FROM known_households WHERE household_id = $1
+"""
+
+
+async def find_household(tx: Transaction, household_id: UUID) -> Household:
+    """A household as it is known now."""
+    row = await tx.fetchrow(_FIND_HOUSEHOLD, household_id)
+    return Household(None, frozenset()) if row is None else Household(row["building_id"], frozenset(row["account_ids"]))

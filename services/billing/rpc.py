@@ -1,5 +1,6 @@
 """billing.proto to domain and back."""
 
+from datetime import date, datetime
 from functools import partial
 from uuid import UUID
 
@@ -51,9 +52,9 @@ async def get_charge(tx: Transaction, request: pb.GetChargeRequest) -> pb.Charge
 
 async def list_charges(tx: Transaction, request: pb.ListChargesRequest) -> pb.ListChargesResponse:
     """Charges, newest first."""
-    origin_id = text(request.origin_id, "origin_id") if request.origin_id else ""
+    origin_id = text(request.origin_id, "origin_id") if request.origin_id else None
     fetch = partial(store.list_charges, tx, _CHARGE_STATES.get(request.state), origin_id)
-    charges, token = await paging.page(request, UUID, fetch, lambda charge: charge.charge_id)
+    charges, token = await paging.page(request, tuple[datetime, UUID], fetch, lambda charge: (charge.raised_at, charge.charge_id))
     return pb.ListChargesResponse(charges=[_charge(tx, charge) for charge in charges], next_page_token=token)
 
 
@@ -122,7 +123,7 @@ async def reconcile(call: Call, request: pb.ReconcileRequest) -> pb.Reconciliati
 
 async def list_reconciliations(tx: Transaction, request: pb.ListReconciliationsRequest) -> pb.ListReconciliationsResponse:
     """Reconciliations, newest day first."""
-    rows, token = await paging.page(request, UUID, partial(store.list_reconciliations, tx), lambda row: row.reconciliation_id)
+    rows, token = await paging.page(request, tuple[date, UUID], partial(store.list_reconciliations, tx), _place)
     differences, fitting = 0, 0
     for row in rows:
         differences += len(row.differences)
@@ -130,8 +131,12 @@ async def list_reconciliations(tx: Transaction, request: pb.ListReconciliationsR
             break
         fitting += 1
     if fitting < len(rows):
-        rows, token = rows[:fitting], paging.token(rows[fitting - 1].reconciliation_id)
+        rows, token = rows[:fitting], paging.token(_place(rows[fitting - 1]))
     return pb.ListReconciliationsResponse(reconciliations=[_reconciliation(row) for row in rows], next_page_token=token)
+
+
+def _place(reconciliation: Reconciliation) -> tuple[date, UUID]:
+    return reconciliation.day, reconciliation.reconciliation_id
 
 
 def _charge(tx: Transaction, charge: Charge) -> pb.Charge:

@@ -9,6 +9,7 @@ import msgspec
 
 from servicekit.database import Transaction
 from servicekit.identifiers import new_id
+from servicekit.listing import Listing, one_of
 from services.billing.charges import Charge, ChargeState
 from services.billing.incidents import Incident
 from services.billing.payments import DueRefund, Outcome, Payment, PaymentState, Refund
@@ -71,13 +72,19 @@ SELECT charge_id, origin, origin_id, amount_fen, text_zh, text_en, state, payabl
 
 _SELECT_CHARGE = _charges("WHERE charge_id = $1")
 _LOCK_CHARGE = _charges("WHERE charge_id = $1 FOR UPDATE")
-# Seen from outside, a due charge whose time has passed is cancelled. The cursor is the last charge of the page before.
-_LIST_CHARGES = _charges("""
-WHERE ($1::text IS NULL OR $1 = CASE WHEN state = 'due' AND payable_until <= $5 THEN 'cancelled' ELSE state END)
-    AND ($2::text = '' OR origin_id = $2)
-    AND ($3::uuid IS NULL OR (raised_at, charge_id) < (SELECT c.raised_at, c.charge_id FROM charges c WHERE c.charge_id = $3))
-ORDER BY raised_at DESC, charge_id DESC LIMIT $4
-""")
+# Seen from outside, a due charge whose time has passed is cancelled.
+_CHARGES = Listing(
+    select=_charges(""),
+    where="community_id = {}",
+    filters={
+        "due_at": "state = 'due' AND payable_until > {}",
+        "cancelled_at": "state = 'cancelled' OR state = 'due' AND payable_until <= {}",
+        "settled": one_of("state", (ChargeState.PAID, ChargeState.REFUNDED)),
+        "origin_id": "origin_id = {}",
+    },
+    key=("raised_at", "charge_id"),
+    descending=True,
+)
 
 
 async def charge(tx: Transaction, charge_id: uuid.UUID) -> Charge | None:
@@ -92,9 +99,14 @@ async def lock_charge(tx: Transaction, charge_id: uuid.UUID) -> Charge | None:
     return None if row is None else _charge(row)
 
 
-async def list_charges(tx: Transaction, state: ChargeState | None, origin_id: str, after: uuid.UUID | None, limit: int) -> list[Charge]:
+async def list_charges(
+    tx: Transaction, state: ChargeState | None, origin_id: str | None, after: tuple[datetime, uuid.UUID] | None, limit: int
+) -> list[Charge]:
     """Charges, newest first, in the state that they show now."""
-    return [_charge(row) for row in await tx.fetch(_LIST_CHARGES, state, origin_id, after, limit, tx.now)]
+    shown: dict[str, object] = {"settled": state}
+    if state in (ChargeState.DUE, ChargeState.CANCELLED):
+        shown = {f"{state}_at": tx.now}
+    return [_charge(row) for row in await _CHARGES.fetch(tx, [tx.community_id], after, limit, origin_id=origin_id, **shown)]
 
 
 _SET_CHARGE_STATE = "UPDATE charges SET state = $2 WHERE charge_id = $1"
@@ -145,10 +157,13 @@ _SELECT_PAYMENT = _payments("WHERE p.payment_id = $1")
 _SELECT_OPEN_PAYMENT = _payments("WHERE p.charge_id = $1 AND p.provider = $2 AND p.account_id = $3 AND p.state = 'pending'")
 _SELECT_TAKEN_PAYMENT = _payments("WHERE p.provider = $1 AND p.provider_payment_id = $2")
 _SELECT_PAYMENTS = _payments("WHERE p.payment_id = ANY($1::uuid[])")
-_LIST_PAYMENTS = _payments("""
-WHERE ($1::text IS NULL OR p.state = $1) AND ($2::uuid IS NULL OR p.account_id = $2) AND ($3::uuid IS NULL OR p.payment_id < $3)
-ORDER BY p.payment_id DESC LIMIT $4
-""")
+_PAYMENTS = Listing(
+    select=_payments(""),
+    where="p.community_id = {}",
+    filters={"state": one_of("p.state", PaymentState), "account_id": "p.account_id = {}"},
+    key=("p.payment_id",),
+    descending=True,
+)
 
 
 async def payment(tx: Transaction, payment_id: uuid.UUID) -> Payment | None:
@@ -172,8 +187,9 @@ async def taken_payment(tx: Transaction, provider: str, provider_payment_id: str
 async def list_payments(
     tx: Transaction, state: PaymentState | None, account_id: uuid.UUID | None, after: uuid.UUID | None, limit: int
 ) -> list[Payment]:
-    """Payments, newest first, of one account when it is named. `after` is the last payment of the page before."""
-    return [_payment(row) for row in await tx.fetch(_LIST_PAYMENTS, state, account_id, after, limit)]
+    """Payments, newest first, of one account when it is named."""
+    rows = await _PAYMENTS.fetch(tx, [tx.community_id], after, limit, state=state, account_id=account_id)
+    return [_payment(row) for row in rows]
 
 
 _SET_PAY_URL = "UPDATE payments SET pay_url = $2 WHERE payment_id = $1 AND state = 'pending'"
@@ -386,17 +402,17 @@ async def insert_reconciliation(tx: Transaction, reconciliation: Reconciliation)
     )
 
 
-_LIST_RECONCILIATIONS = """
-SELECT reconciliation_id, provider, day, matched, differences::text AS differences, run_at FROM reconciliations
-WHERE $1::uuid IS NULL
-    OR (day, reconciliation_id) < (SELECT r.day, r.reconciliation_id FROM reconciliations r WHERE r.reconciliation_id = $1)
-ORDER BY day DESC, reconciliation_id DESC LIMIT $2
-"""
+_RECONCILIATIONS = Listing(
+    select="SELECT reconciliation_id, provider, day, matched, differences::text AS differences, run_at FROM reconciliations",
+    where="community_id = {}",
+    key=("day", "reconciliation_id"),
+    descending=True,
+)
 
 
-async def list_reconciliations(tx: Transaction, after: uuid.UUID | None, limit: int) -> list[Reconciliation]:
-    """Reconciliations, newest day first. `after` is the last of the page before."""
-    return [_reconciliation(row) for row in await tx.fetch(_LIST_RECONCILIATIONS, after, limit)]
+async def list_reconciliations(tx: Transaction, after: tuple[date, uuid.UUID] | None, limit: int) -> list[Reconciliation]:
+    """Reconciliations, newest day first."""
+    return [_reconciliation(row) for row in await _RECONCILIATIONS.fetch(tx, [tx.community_id], after, limit)]
 
 
 _IS_RECONCILED = "SELECT EXISTS (SELECT 1 FROM reconciliations WHERE provider = $1 AND day = $2)"

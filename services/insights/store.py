@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.insights.chunks import Chunk
 
 
@@ -195,19 +196,17 @@ async def insert_object(tx: Transaction, seen: ObservedObject) -> None:
     )
 
 
-SELECT_OBJECTS = """
-SELECT record_id, kind, occurred_at, cardinality(image_keys) AS images
-FROM observed_objects
-WHERE community_id = $1 AND device_id = $2 AND ($3::timestamptz IS NULL OR (occurred_at, record_id) < ($3, $4::text))
-ORDER BY occurred_at DESC, record_id DESC
-LIMIT $5
-"""
+OBJECTS = Listing(
+    select="SELECT record_id, kind, occurred_at, cardinality(image_keys) AS images FROM observed_objects",
+    where="community_id = {} AND device_id = {}",
+    key=("occurred_at", "record_id"),
+    descending=True,
+)
 
 
 async def select_objects(tx: Transaction, device_id: str, after: tuple[datetime, str] | None, limit: int) -> list[ListedObject]:
     """The device's newest objects after a cursor."""
-    rows = await tx.fetch(SELECT_OBJECTS, tx.community_id, device_id, *(after or (None, None)), limit)
-    return [ListedObject(*row) for row in rows]
+    return [ListedObject(*row) for row in await OBJECTS.fetch(tx, [tx.community_id, device_id], after, limit)]
 
 
 DELETE_OBJECTS_BEFORE = """

@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from services.parking.books import Read
 from services.parking.lanes import Direction, Reason
 from services.parking.plates import PlateKind, lookalike_key
@@ -55,7 +55,7 @@ async def session(tx: Transaction, session_id: UUID) -> SessionRecord | None:
 _SESSIONS = Listing(
     select=_SESSION,
     where="community_id = {}",
-    filters={"lot_id": "lot_id = {}", "plate": "plate = {}", "state": "state = {}"},
+    filters={"lot_id": "lot_id = {}", "plate": "plate = {}", "state": one_of("state", SessionState)},
     key=("session_id",),
     descending=True,
 )

@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,16 @@ async def find_item(tx: Transaction, item_id: UUID, *, for_change: bool = False)
     return None if row is None else Item(**row)
 
 
-_LIST_ITEMS = (
-    _ITEM
-    + """
-WHERE community_id = $1 AND ($2 OR (listed AND valid_from <= $3 AND (valid_until IS NULL OR valid_until > $3)))
-    AND ($4::uuid IS NULL OR item_id < $4)
-ORDER BY item_id DESC LIMIT $5
-"""
+_ITEMS = Listing(
+    select=_ITEM,
+    where="community_id = {}",
+    filters={"valid_at": "listed AND valid_from <= {} AND (valid_until IS NULL OR valid_until > {})"},
+    key=("item_id",),
+    descending=True,
 )
 
 
 async def list_items(tx: Transaction, is_all: bool, after: UUID | None, limit: int) -> list[Item]:
     """The catalogue, newest first: what is listed and valid now, or all of it."""
-    return [Item(**row) for row in await tx.fetch(_LIST_ITEMS, tx.community_id, is_all, tx.now, after, limit)]
+    valid_at = None if is_all else (tx.now, tx.now)
+    return [Item(**row) for row in await _ITEMS.fetch(tx, [tx.community_id], after, limit, valid_at=valid_at)]

@@ -11,9 +11,10 @@ from servicekit import households
 from servicekit.database import Database, Transaction
 from servicekit.errors import Conflict, Denied, NotFound, ServiceError
 from servicekit.identifiers import derived_id
+from servicekit.states import advance
 from services.points import earning_operations, grant_store, holders, pool_store, store
 from services.points.earning import Case, Claim
-from services.points.grant_store import Grant, GrantState
+from services.points.grant_store import DECISIONS, Grant, GrantState
 from services.points.rule_operations import no_rules, not_a_resident, resident_not_found
 from services.points.rulebook import GRANT, GRANTED, RuleBook, Source, in_force
 
@@ -188,6 +189,5 @@ async def _decide(tx: Transaction, grant_id: UUID, state: GrantState) -> Grant:
     grant = (await grant_store.find_grants(tx, [key])).get(key)
     if grant is None:
         raise NotFound("points.grant_not_found", "没有找到该发放申请", "There is no such grant")
-    if grant.state is not GrantState.WAITING:
-        raise Conflict("points.grant_decided", "该发放申请已处理", "The grant does not wait", details={"state": grant.state})
-    return replace(grant, state=state, decided_by=tx.caller.account_id, decided_at=tx.now)
+    decided = advance(grant.state, state, DECISIONS, code="points.grant_decided", zh="该发放申请已处理", en="The grant does not wait")
+    return replace(grant, state=decided, decided_by=tx.caller.account_id, decided_at=tx.now)

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing, one_of
 
 
 class GrantState(StrEnum):
@@ -17,6 +19,10 @@ class GrantState(StrEnum):
     WAITING = "waiting"
     GRANTED = "granted"
     REJECTED = "rejected"
+
+
+# What a second person may make of a grant.
+DECISIONS: Final = {GrantState.WAITING: (GrantState.GRANTED, GrantState.REJECTED)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,11 @@ async def insert_grants(tx: Transaction, grants: Sequence[Grant]) -> None:
         await tx.execute(INSERT_GRANTS, *(list(column) for column in zip(*rows, strict=True)))
 
 
-SELECT_GRANTS = """
+GRANT: Final = """
 SELECT community_id, grant_id, account_id, points, reason, state, requested_by, requested_at, decided_by, decided_at
-FROM grants JOIN unnest($1::uuid[], $2::uuid[]) AS asked (community_id, grant_id) USING (community_id, grant_id)
+FROM grants
 """
+SELECT_GRANTS = GRANT + "JOIN unnest($1::uuid[], $2::uuid[]) AS asked (community_id, grant_id) USING (community_id, grant_id)"
 
 
 async def find_grants(tx: Transaction, asked: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Grant]:
@@ -91,18 +98,18 @@ async def decide_grant(tx: Transaction, grant: Grant) -> None:
     await tx.execute(DECIDE_GRANT, grant.community_id, grant.grant_id, grant.state, grant.decided_by, grant.decided_at)
 
 
-LIST_GRANTS = """
-SELECT community_id, grant_id, account_id, points, reason, state, requested_by, requested_at, decided_by, decided_at
-FROM grants
-WHERE community_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::timestamptz IS NULL OR (requested_at, grant_id) < ($3, $4::uuid))
-ORDER BY requested_at DESC, grant_id DESC
-LIMIT $5
-"""
+GRANTS = Listing(
+    select=GRANT,
+    where="community_id = {}",
+    filters={"state": one_of("state", GrantState)},
+    key=("requested_at", "grant_id"),
+    descending=True,
+)
 
 
 async def list_grants(tx: Transaction, state: GrantState | None, after: tuple[datetime, UUID] | None, limit: int) -> list[Grant]:
     """Grants of the community, newest first, after a cursor."""
-    return [_grant(row) for row in await tx.fetch(LIST_GRANTS, tx.community_id, state, *(after or (None, None)), limit)]
+    return [_grant(row) for row in await GRANTS.fetch(tx, [tx.community_id], after, limit, state=state)]
 
 
 def _grant(row: asyncpg.Record) -> Grant:

@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing, one_of
 
 
 class RedemptionState(StrEnum):
@@ -114,29 +115,28 @@ async def find_own(tx: Transaction, redemption_id: UUID) -> Redemption | None:
     return None if row is None else _redemption(row)
 
 
-_LIST_OWN = _REDEMPTION + "WHERE account_id = $1 AND ($2::uuid IS NULL OR redemption_id < $2) ORDER BY redemption_id DESC LIMIT $3"
+_OWN = Listing(select=_REDEMPTION, where="account_id = {}", key=("redemption_id",), descending=True)
 
 
 async def list_own(tx: Transaction, after: UUID | None, limit: int) -> list[Redemption]:
     """The caller's own, newest first."""
-    return [_redemption(row) for row in await tx.fetch(_LIST_OWN, tx.caller.account_id, after, limit)]
+    return [_redemption(row) for row in await _OWN.fetch(tx, [tx.caller.account_id], after, limit)]
 
 
 # The page first, then its items: behind the walls the planner takes a community's redemptions for few, and would join and sort all of them.
-_NEWEST: Final = """
-WHERE redemption_id IN (
-    SELECT redemption_id FROM redemptions
-    WHERE community_id = $1 AND ($2::text IS NULL OR state = $2) AND ($3::uuid IS NULL OR redemption_id < $3)
-    ORDER BY redemption_id DESC LIMIT $4
+_REDEMPTIONS = Listing(
+    select=_REDEMPTION + "WHERE redemption_id IN (SELECT redemption_id FROM redemptions",  # noqa: S608  # both are ours
+    where="community_id = {}",
+    filters={"state": one_of("state", RedemptionState)},
+    key=("redemption_id",),
+    descending=True,
+    then=") ORDER BY redemption_id DESC",
 )
-ORDER BY redemption_id DESC
-"""
-_LIST = _REDEMPTION + _NEWEST
 
 
 async def list_redemptions(tx: Transaction, state: RedemptionState | None, after: UUID | None, limit: int) -> list[Redemption]:
     """The community's, newest first; only those in one state."""
-    return [_redemption(row) for row in await tx.fetch(_LIST, tx.community_id, state, after, limit)]
+    return [_redemption(row) for row in await _REDEMPTIONS.fetch(tx, [tx.community_id], after, limit, state=state)]
 
 
 def _redemption(row: asyncpg.Record) -> Redemption:

@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.points.earning import Claim, Reason, Used
 from services.points.rulebook import Rule, RuleBook, Source, Terms, in_force
 from services.points.travel import Trip
@@ -57,15 +58,17 @@ async def books(tx: Transaction, community_ids: Collection[UUID], since: datetim
     return found
 
 
-LIST_BOOKS = """
-SELECT version, effective_from, book, changes_zh, changes_en, published_at, published_by
-FROM rule_books WHERE community_id = $1 AND ($2::bigint IS NULL OR version < $2) ORDER BY version DESC LIMIT $3
-"""
+BOOKS = Listing(
+    select="SELECT version, effective_from, book, changes_zh, changes_en, published_at, published_by FROM rule_books",
+    where="community_id = {}",
+    key=("version",),
+    descending=True,
+)
 
 
 async def list_books(tx: Transaction, before: int | None, limit: int) -> list[RuleBook]:
     """Versions, newest first, after a cursor."""
-    return [_book(row) for row in await tx.fetch(LIST_BOOKS, tx.community_id, before, limit)]
+    return [_book(row) for row in await BOOKS.fetch(tx, [tx.community_id], before, limit)]
 
 
 def _book(row: asyncpg.Record) -> RuleBook:

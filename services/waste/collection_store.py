@@ -11,6 +11,7 @@ import msgspec
 
 from servicekit.communities import zone_of
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.waste.bins import Category, Compartment, Place
 from services.waste.forecast import Reading
 from services.waste.rounds import Figures, ForecastFill, Plan, Round
@@ -56,7 +57,7 @@ _TRUCK: Final = """
 SELECT truck_id, name, category, capacity_grams, depot_latitude, depot_longitude, shift_start_minute, shift_end_minute, fixed_round, in_use
 FROM trucks
 """
-_LIST_TRUCKS = _TRUCK + "WHERE community_id = $1 AND ($2::text IS NULL OR name > $2) ORDER BY name LIMIT $3"
+_TRUCKS = Listing(select=_TRUCK, where="community_id = {}", key=("name",))
 _TRUCKS_IN_USE = _TRUCK + "WHERE community_id = $1 AND in_use ORDER BY truck_id"
 
 
@@ -68,7 +69,7 @@ async def update_truck(tx: Transaction, truck_id: UUID, in_use: bool | None, fix
 
 async def list_trucks(tx: Transaction, after: str | None, limit: int) -> list[Truck]:
     """The community's trucks by name."""
-    return [_truck(row) for row in await tx.fetch(_LIST_TRUCKS, tx.community_id, after, limit)]
+    return [_truck(row) for row in await _TRUCKS.fetch(tx, [tx.community_id], after, limit)]
 
 
 async def trucks_in_use(tx: Transaction) -> list[Truck]:
@@ -174,11 +175,16 @@ SELECT day, planned_at, planned_distance_m, planned_emptyings, planned_overflow_
     fixed_overflow_minutes, rounds, left_out
 FROM collection_plans WHERE community_id = $1 AND day = $2
 """
-_LIST_PLANS = """
+_PLANS = Listing(
+    select="""
 SELECT day, planned_at, planned_distance_m, planned_emptyings, planned_overflow_minutes, fixed_distance_m, fixed_emptyings,
     fixed_overflow_minutes
-FROM collection_plans WHERE community_id = $1 AND ($2::date IS NULL OR day < $2) ORDER BY day DESC LIMIT $3
-"""
+FROM collection_plans
+""",
+    where="community_id = {}",
+    key=("day",),
+    descending=True,
+)
 
 
 async def find_plan(tx: Transaction, day: date) -> PlannedNight | None:
@@ -192,7 +198,7 @@ async def find_plan(tx: Transaction, day: date) -> PlannedNight | None:
 
 async def list_plans(tx: Transaction, after: date | None, limit: int) -> list[PlannedNight]:
     """The figures of the nights that were planned, newest first."""
-    return [_night(row, (), ()) for row in await tx.fetch(_LIST_PLANS, tx.community_id, after, limit)]
+    return [_night(row, (), ()) for row in await _PLANS.fetch(tx, [tx.community_id], after, limit)]
 
 
 def _night(figures: Any, rounds: Sequence[Round], left_out: Sequence[ForecastFill]) -> PlannedNight:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing, one_of
 from services.waste.bins import Category
 from services.waste.deposits import Concern, State
 from services.waste.figures import MonthWeights, Weights
@@ -109,31 +110,26 @@ async def sum_counted(tx: Transaction, asked: Sequence[DayOfResident]) -> list[i
 _DEPOSIT: Final = """
 SELECT deposit_id, bin_id, compartment, category, grams, account_id, state, concern, revision, occurred_at, received_at, note FROM deposits
 """
-_BEFORE: Final = (
-    "($2::timestamptz IS NULL OR (occurred_at, deposit_id) < ($2, $3::uuid)) ORDER BY occurred_at DESC, deposit_id DESC LIMIT $4"
+_DEPOSITS = Listing(
+    select=_DEPOSIT,
+    where="community_id = {}",
+    filters={"bin_id": "bin_id = {}", "state": one_of("state", State)},
+    key=("occurred_at", "deposit_id"),
+    descending=True,
 )
-_LIST_DEPOSITS = _DEPOSIT + "WHERE community_id = $1 AND " + _BEFORE
-_LIST_DEPOSITS_OF_RESIDENT = _DEPOSIT + "WHERE account_id = $1 AND " + _BEFORE
-_LIST_DEPOSITS_OF_BIN = _DEPOSIT + "WHERE bin_id = $1 AND " + _BEFORE
-_LIST_DEPOSITS_OF_STATE = _DEPOSIT + "WHERE community_id = $1 AND state = $5 AND " + _BEFORE
-_LIST_DEPOSITS_OF_BIN_AND_STATE = _DEPOSIT + "WHERE bin_id = $1 AND state = $5 AND " + _BEFORE
+_DEPOSITS_OF_RESIDENT = Listing(select=_DEPOSIT, where="account_id = {}", key=("occurred_at", "deposit_id"), descending=True)
 # Where the last page ended.
 Cursor = tuple[datetime, UUID]
 
 
 async def list_deposits(tx: Transaction, bin_id: UUID | None, state: State | None, after: Cursor | None, limit: int) -> list[Deposit]:
     """The community's deposits, newest first; only of one bin, only in one state."""
-    arguments = (bin_id or tx.community_id, *(after or (None, None)), limit)
-    if state is None:
-        rows = await tx.fetch(_LIST_DEPOSITS if bin_id is None else _LIST_DEPOSITS_OF_BIN, *arguments)
-    else:
-        rows = await tx.fetch(_LIST_DEPOSITS_OF_STATE if bin_id is None else _LIST_DEPOSITS_OF_BIN_AND_STATE, *arguments, state)
-    return [_deposit(row) for row in rows]
+    return [_deposit(row) for row in await _DEPOSITS.fetch(tx, [tx.community_id], after, limit, bin_id=bin_id, state=state)]
 
 
 async def list_deposits_of_resident(tx: Transaction, account_id: UUID, after: Cursor | None, limit: int) -> list[Deposit]:
     """A resident's deposits, newest first."""
-    return [_deposit(row) for row in await tx.fetch(_LIST_DEPOSITS_OF_RESIDENT, account_id, *(after or (None, None)), limit)]
+    return [_deposit(row) for row in await _DEPOSITS_OF_RESIDENT.fetch(tx, [account_id], after, limit)]
 
 
 def _deposit(row: Any) -> Deposit:

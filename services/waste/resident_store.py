@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.waste.deposits import Approach, Holding
 
 
@@ -40,21 +41,18 @@ async def revoke_card(tx: Transaction, card_id: UUID, at: datetime) -> bool:
     return await tx.execute(_REVOKE_CARD, card_id, at) == 1
 
 
-_LIST_CARDS = """
-SELECT card_id, card_number, account_id, registered_at FROM cards
-WHERE community_id = $1 AND revoked_at IS NULL AND ($2::uuid IS NULL OR card_id < $2) ORDER BY card_id DESC LIMIT $3
-"""
-_LIST_CARDS_OF_RESIDENT = """
-SELECT card_id, card_number, account_id, registered_at FROM cards
-WHERE account_id = $1 AND revoked_at IS NULL AND ($2::uuid IS NULL OR card_id < $2) ORDER BY card_id DESC LIMIT $3
-"""
+_CARDS = Listing(
+    select="SELECT card_id, card_number, account_id, registered_at FROM cards",
+    where="community_id = {} AND revoked_at IS NULL",
+    filters={"account_id": "account_id = {}"},
+    key=("card_id",),
+    descending=True,
+)
 
 
 async def list_cards(tx: Transaction, account_id: UUID | None, after: UUID | None, limit: int) -> list[Card]:
     """Cards in use, newest first; only this resident's."""
-    if account_id is None:
-        return [Card(*row) for row in await tx.fetch(_LIST_CARDS, tx.community_id, after, limit)]
-    return [Card(*row) for row in await tx.fetch(_LIST_CARDS_OF_RESIDENT, account_id, after, limit)]
+    return [Card(*row) for row in await _CARDS.fetch(tx, [tx.community_id], after, limit, account_id=account_id)]
 
 
 _FIND_HOLDINGS = """

@@ -10,6 +10,7 @@ import asyncpg
 
 from servicekit.communities import zone_of
 from servicekit.database import Transaction
+from servicekit.listing import Listing
 from services.waste.bins import Alarm, AlarmKind, Bin, Category, Compartment, Fill, Place
 from services.waste.clocks import Stretch
 
@@ -43,7 +44,7 @@ SELECT bin_id, bins.community_id, name, device_id, building_id, latitude, longit
     bins.version, time_zone
 FROM bins LEFT JOIN known_communities USING (community_id)
 """
-_LIST_BINS = _BIN + "WHERE community_id = $1 AND ($2::text IS NULL OR name > $2) ORDER BY name LIMIT $3"
+_BINS = Listing(select=_BIN, where="community_id = {}", key=("name",))
 _FIND_BIN = _BIN + "WHERE bin_id = $1"
 _LOCK_BIN = _FIND_BIN + " FOR UPDATE OF bins"
 _OF_DEVICES: Final = "WHERE (community_id, device_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[])) "
@@ -58,7 +59,7 @@ _OPEN_ALARMS_OF_BINS = _ALARM + "WHERE bin_id = ANY($1::uuid[]) AND cleared_at I
 
 async def list_bins(tx: Transaction, after: str | None, limit: int) -> list[Bin]:
     """The community's bins by name."""
-    return await _bins(tx, await tx.fetch(_LIST_BINS, tx.community_id, after, limit))
+    return await _bins(tx, await _BINS.fetch(tx, [tx.community_id], after, limit))
 
 
 async def find_bin(tx: Transaction, bin_id: UUID, *, lock: bool = False) -> Bin | None:
@@ -210,15 +211,18 @@ async def write_alarms(tx: Transaction, raised: Sequence[tuple[Bin, Alarm]], cle
     await _execute_each(tx, _INSERT_ALARMS, rows)
 
 
-_AFTER: Final = "($2::timestamptz IS NULL OR (raised_at, alarm_id) < ($2, $3::uuid)) ORDER BY raised_at DESC, alarm_id DESC LIMIT $4"
-_LIST_ALARMS = _ALARM + "WHERE community_id = $1 AND " + _AFTER
-_LIST_OPEN_ALARMS = _ALARM + "WHERE community_id = $1 AND cleared_at IS NULL AND " + _AFTER
+_ALARMS = Listing(
+    select=_ALARM,
+    where="community_id = {}",
+    filters={"open_only": "cleared_at IS NULL"},
+    key=("raised_at", "alarm_id"),
+    descending=True,
+)
 
 
 async def list_alarms(tx: Transaction, open_only: bool, after: tuple[datetime, UUID] | None, limit: int) -> list[Alarm]:
     """The community's alarms, newest first."""
-    rows = await tx.fetch(_LIST_OPEN_ALARMS if open_only else _LIST_ALARMS, tx.community_id, *(after or (None, None)), limit)
-    return [_alarm(row) for row in rows]
+    return [_alarm(row) for row in await _ALARMS.fetch(tx, [tx.community_id], after, limit, open_only=open_only)]
 
 
 def _alarm(row: Any) -> Alarm:

@@ -89,9 +89,7 @@ class Candidate:
 
 def rank(need: Need, technicians: Iterable[Technician], local: datetime) -> list[Candidate]:
     """Those who can, the best first; whoever does not work at this local time comes after all who do."""
-    candidates = [
-        Candidate(technician, weigh(need, technician, local)) for technician in technicians if has_skill(technician, need.skill)
-    ]
+    candidates = [Candidate(technician, weigh(need, technician, local)) for technician in technicians if has_skill(technician, need.skill)]
     return sorted(candidates, key=_order)
 
 

@@ -3,6 +3,7 @@
 Whom to prefer is in `dispatch.py`.
 """
 
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -48,7 +49,8 @@ async def _offer_next(tx: Transaction, order: Order, account_id: UUID | None = N
     if best is None:
         return await _open_to_all(tx, order, candidates, account_id, note, is_somebody_on_shift=bool(on_shift))
     technician = best.technician
-    until = tx.now + (await terms_store.find_terms(tx, order.terms_id)).offer_for
+    terms = await terms_store.find_terms(tx, order.terms_id)
+    until = tx.now + timedelta(seconds=terms.offer_s)
     await technician_store.add_asked(tx, order.order_id, [technician.account_id])
     await set_timers(tx, [Due(OFFER, order.order_id, OFFER, until)])
     return await _dispatch(
@@ -94,7 +96,7 @@ async def lapse_offer(tx: Transaction, due: Due) -> None:
         await _offer_next(tx, order)
 
 
-async def dispatch(tx: Transaction, order_id: UUID, technician_account_id: UUID | None, note: str) -> Order:
+async def dispatch_order(tx: Transaction, order_id: UUID, technician_account_id: UUID | None, note: str) -> Order:
     """Gives an order to a technician (派单), who must still accept it, or offers it to whoever fits best when none is named.
 
     Raises NotFound for either, and Conflict for an order that cannot be dispatched, or a technician who cannot do it.
@@ -104,7 +106,9 @@ async def dispatch(tx: Transaction, order_id: UUID, technician_account_id: UUID 
         return await offer(tx, order, account_id=tx.caller.account_id, note=note)
     technician = await technician_operations.get_technician(tx, technician_account_id)
     if not has_skill(technician, order.skill):
-        raise Conflict("workorders.skill_missing", "该人员不具备所需技能或已停用", "The technician lacks the skill, or is not in use any more")
+        raise Conflict(
+            "workorders.skill_missing", "该人员不具备所需技能或已停用", "The technician lacks the skill, or is not in use any more"
+        )
     await cancel_timers(tx, order_id, OFFER)
     await technician_store.add_asked(tx, order_id, [technician_account_id])
     local = tx.now.astimezone(await communities.find_time_zone(tx))
@@ -135,8 +139,15 @@ async def accept(tx: Transaction, order_id: UUID) -> Order:
         return order
     if is_theirs or (order.is_open_to_all and has_skill(technician, order.skill)):
         await cancel_timers(tx, order_id, OFFER)
-        changes = {"technician_account_id": account_id, "team_id": technician.team_id}
-        return await order_operations.move(tx, order, State.ACCEPTED, "accepted", account_id=account_id, **changes)
+        return await order_operations.move(
+            tx,
+            order,
+            State.ACCEPTED,
+            "accepted",
+            account_id=account_id,
+            technician_account_id=account_id,
+            team_id=technician.team_id,
+        )
     if not has_skill(technician, order.skill):
         raise order_operations.order_unknown()
     if order.state in WORKED_ON:

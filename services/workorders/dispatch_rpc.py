@@ -14,7 +14,7 @@ async def dispatch_order(tx: Transaction, request: pb.DispatchOrderRequest) -> p
     """Gives an order to a technician, or offers it to whoever fits best."""
     technician_account_id = UUID(request.technician_account_id) if request.technician_account_id else None
     note = text(request.note, "note", lines=True) if request.note else ""
-    return await order_message(tx, await dispatch_operations.dispatch(tx, UUID(request.order_id), technician_account_id, note))
+    return await order_message(tx, await dispatch_operations.dispatch_order(tx, UUID(request.order_id), technician_account_id, note))
 
 
 async def list_candidates(tx: Transaction, request: pb.ListCandidatesRequest) -> pb.ListCandidatesResponse:
@@ -43,4 +43,6 @@ async def accept_order(tx: Transaction, request: pb.AcceptOrderRequest) -> pb.Or
 
 async def pass_on_order(tx: Transaction, request: pb.PassOnOrderRequest) -> pb.Order:
     """The caller passes an order on."""
-    return await order_message(tx, await dispatch_operations.pass_on(tx, UUID(request.order_id), text(request.reason, "reason", lines=True)))
+    return await order_message(
+        tx, await dispatch_operations.pass_on(tx, UUID(request.order_id), text(request.reason, "reason", lines=True))
+    )

@@ -1,6 +1,7 @@
 """Every change of an order goes through `move` or `amend`: the row, the step, its promises, the event, and who is told.
 
-What people do with orders is in `report_operations.py` and `work_operations.py`, how somebody is found for them in `dispatch_operations.py`.
+What people do with orders is in `report_operations.py` and `work_operations.py`, how somebody is found for them in
+`dispatch_operations.py`.
 """
 
 from dataclasses import replace
@@ -34,14 +35,7 @@ async def move(
     `changes` are further fields of the order and win over what the state brings. `account_id` is who does it, None for the clock and other
     services. Raises Conflict for a state that does not follow, and for a linked order, which goes on with its original.
     """
-    advance(
-        order.state,
-        to,
-        FOLLOWS,
-        code="workorders.transition_not_allowed",
-        zh="工单当前状态不允许此操作",
-        en="The order's state does not allow this",
-    )
+    check_follows(order, to)
     if order.duplicate_of_order_id is not None and to not in (State.CONFIRMED, State.CANCELLED):
         raise is_linked()
     after = replace(advanced(order, to, tx.now), **changes)
@@ -55,6 +49,12 @@ async def move(
     for linked in await order_store.lock_linked(tx, order.order_id):
         await _move_linked(tx, linked, written, action, account_id, note)
     return written
+
+
+def check_follows(order: Order, to: State) -> None:
+    """Raises Conflict for a state that does not follow the order's."""
+    zh, en = "工单当前状态不允许此操作", "The order's state does not allow this"
+    advance(order.state, to, FOLLOWS, code="workorders.transition_not_allowed", zh=zh, en=en)
 
 
 async def _move_linked(tx: Transaction, linked: Order, original: Order, action: str, account_id: UUID | None, note: str) -> None:
@@ -167,7 +167,7 @@ async def lock_any(tx: Transaction, order_id: UUID) -> Order:
 
 
 async def lock_job(tx: Transaction, order_id: UUID) -> Order:
-    """An order that the caller works on, as its technician. Raises NotFound for who may not see it, and Conflict for who does not have it."""
+    """An order that the caller has accepted, as its technician. Raises NotFound for who may not see it, and Conflict for who has it not."""
     order = await lock_visible(tx, order_id)
     if order.technician_account_id != tx.caller.account_id or order.accepted_at is None:
         raise Conflict("workorders.not_yours", "您不是该工单的处理人", "You do not work on this order")

@@ -28,7 +28,12 @@ ORDER: Final = f"SELECT {_REPORTED}, {_CHANGED} FROM orders "  # noqa: S608
 def read_order(row: asyncpg.Record) -> Order:
     """An order from a row of `ORDER`."""
     columns: dict[str, Any] = dict(row)
-    promise = Promise(*(columns.pop(f"{name}_minutes") for name in ("response", "on_site", "done")), columns.pop("round_the_clock"))
+    promise = Promise(
+        response_minutes=columns.pop("response_minutes"),
+        on_site_minutes=columns.pop("on_site_minutes"),
+        done_minutes=columns.pop("done_minutes"),
+        round_the_clock=columns.pop("round_the_clock"),
+    )
     columns |= {
         "promise": promise,
         "kind": Kind(columns["kind"]),

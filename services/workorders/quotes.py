@@ -83,9 +83,7 @@ class Quote:
 def line(price: Price, quantity_hundredths: int) -> Line:
     """The line for so many hundredths of a unit; its amount is rounded half up to a fen."""
     amount_fen = (price.price_fen * quantity_hundredths + 50) // 100
-    return Line(
-        price.code, price.version, price.name_zh, price.name_en, price.unit, quantity_hundredths, price.price_fen, amount_fen
-    )
+    return Line(price.code, price.version, price.name_zh, price.name_en, price.unit, quantity_hundredths, price.price_fen, amount_fen)
 
 
 def total_fen(lines: Sequence[Line]) -> int:

@@ -12,7 +12,7 @@ from servicekit.holidays import HOLIDAYS
 from servicekit.timers import Due, cancel_timers, set_timers
 from services.workorders import terms_store
 from services.workorders.orders import STOPS_THE_CLOCK, Order, State, Target
-from services.workorders.targets import Clock, Moment, Terms, dues, left_s, moments
+from services.workorders.targets import Clock, Moment, Terms, dues, left_s, level_of, moments
 
 # The kind and name of the timer at which an order that is done confirms itself.
 CONFIRM: Final = "confirm"
@@ -40,7 +40,10 @@ async def begin(tx: Transaction, order: Order) -> Order:
     timers = []
     for target in filter(order.awaits, Target):
         minutes = order.promise.minutes(target)
-        timers += [_timer(order, moment) for moment in moments(clock, target, start, minutes * 60, minutes, terms.escalation_roles)]
+        for moment in moments(clock, target, start, minutes * 60, minutes, terms.escalation_roles):
+            # Of what would have happened already only that it is missed is news, once.
+            if moment.at > tx.now or (level_of(moment.name) and target not in order.missed):
+                timers.append(_timer(order, moment))
     if order.version:
         await cancel_promises(tx, order)
     await set_timers(tx, timers)

@@ -35,7 +35,7 @@ _INSERT_TEAM = """
 INSERT INTO teams (team_id, community_id, name, foreman_account_id) VALUES ($1, $2, $3, $4) ON CONFLICT (community_id, name) DO NOTHING
 """
 _FIND_TEAM = "SELECT team_id, name, foreman_account_id FROM teams WHERE team_id = $1"
-TEAMS: Final = Listing("SELECT team_id, name, foreman_account_id FROM teams", key=("name",), where="community_id = $1")
+TEAMS: Final = Listing(select="SELECT team_id, name, foreman_account_id FROM teams", where="community_id = {}", key=("name",))
 
 
 async def insert_team(tx: Transaction, team: Team) -> bool:
@@ -51,7 +51,7 @@ async def find_team(tx: Transaction, team_id: UUID) -> Team | None:
 
 async def list_teams(tx: Transaction, after: str | None, limit: int) -> list[Team]:
     """The teams by name."""
-    return [Team(**row) for row in await TEAMS.fetch(tx, after, limit, (tx.community_id,))]
+    return [Team(**row) for row in await TEAMS.fetch(tx, [tx.community_id], after, limit)]
 
 
 # Technicians.
@@ -64,7 +64,7 @@ ON CONFLICT (community_id, account_id) DO UPDATE SET name = excluded.name, team_
 """
 # With what they said of where they are, and the building where they work or are about to.
 TECHNICIANS: Final = Listing(
-    """
+    select="""
 SELECT technicians.account_id, name, team_id, skills, building_ids, shifts, in_use, open_jobs, given + offered AS offers,
     said.latitude, said.longitude, said.reported_at, at_work.latitude AS work_latitude, at_work.longitude AS work_longitude
 FROM technicians
@@ -82,7 +82,7 @@ LEFT JOIN technician_positions AS said
 LEFT JOIN building_positions AS at_work
     ON at_work.community_id = technicians.community_id AND at_work.building_id = jobs.building_id""",
     key=("name", "technicians.account_id"),
-    where="technicians.community_id = $1",
+    where="technicians.community_id = {}",
     filters={"account": "technicians.account_id = {}", "team": "team_id = {}", "in_use": "in_use"},
 )
 
@@ -105,18 +105,18 @@ async def save_technician(tx: Transaction, technician: Technician) -> None:
 
 async def find_technician(tx: Transaction, account_id: UUID) -> Technician | None:
     """A technician, with what they do now."""
-    rows = await TECHNICIANS.fetch(tx, None, 1, (tx.community_id,), account=account_id)
+    rows = await TECHNICIANS.fetch(tx, [tx.community_id], None, 1, account=account_id)
     return _technician(tx, rows[0]) if rows else None
 
 
 async def list_technicians(tx: Transaction, team_id: UUID | None, after: tuple[str, UUID] | None, limit: int) -> list[Technician]:
     """The technicians by name; those of a team."""
-    return [_technician(tx, row) for row in await TECHNICIANS.fetch(tx, after, limit, (tx.community_id,), team=team_id)]
+    return [_technician(tx, row) for row in await TECHNICIANS.fetch(tx, [tx.community_id], after, limit, team=team_id)]
 
 
 async def technicians_in_use(tx: Transaction) -> list[Technician]:
     """Everybody who may be asked."""
-    return [_technician(tx, row) for row in await TECHNICIANS.fetch(tx, None, _TECHNICIANS_MAX, (tx.community_id,), in_use=True)]
+    return [_technician(tx, row) for row in await TECHNICIANS.fetch(tx, [tx.community_id], None, _TECHNICIANS_MAX, in_use=True)]
 
 
 def _technician(tx: Transaction, row: asyncpg.Record) -> Technician:

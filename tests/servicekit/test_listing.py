@@ -10,7 +10,7 @@ import pytest_asyncio
 from servicekit.clock import system_clock
 from servicekit.database import Database, Transaction, open_database
 from servicekit.identifiers import new_id
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from servicekit.paging import page
 from tests.servicekit.toy import INSERT, QUIET
 from tests.support import Servers
@@ -19,7 +19,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HEARD = Listing(
     select="SELECT heard_id, text FROM heard",
     where="community_id = {}",
-    filters={"text": "text = {}", "between": "text >= {} AND text <= {}", "capitals": "text = upper(text)"},
+    filters={
+        "text": "text = {}",
+        "between": "text >= {} AND text <= {}",
+        "capitals": "text = upper(text)",
+        "animal": one_of("text", ["ant", "bee"]),
+    },
     key=("heard_id",),
     descending=True,
 )
@@ -71,12 +76,15 @@ async def test_a_list_holds_what_every_filter_that_is_asked_for_lets_through(dat
         assert await words(tx, HEARD, community, text=None, between=None, capitals=False) == "DOG bee CAT bee ant"
         assert await words(tx, HEARD, community, text="bee") == "bee bee"
         assert await words(tx, HEARD, community, capitals=True) == "DOG CAT"
+        assert await words(tx, HEARD, community, animal="bee") == "bee bee"
         assert await words(tx, HEARD, community, between=("CAT", "DOG"), text="DOG", capitals=True) == "DOG"
         assert await words(tx, HEARD, community, text="") == ""
         assert await words(tx, HEARD, new_id()) == ""
         assert await words(tx, NEIGHBOURS, community, text="bee") == "bee bee"
         with pytest.raises(KeyError):
             await words(tx, HEARD, community, texts="bee")
+        with pytest.raises(KeyError):
+            await words(tx, HEARD, community, animal="cat")
 
 
 @pytest.mark.parametrize("listing", [HEARD, BY_TEXT], ids=["one column, downwards", "two columns, upwards"])
@@ -108,5 +116,5 @@ async def test_a_statement_holds_only_what_is_asked_for(database: Database) -> N
     assert "text =" not in first
     assert first.count("$") == 2
     assert "(heard_id) < ($2)" in further
-    # None, each of three, all: each for the first page and for others.
-    assert len(set(HEARD.statements())) == 10
+    # None, each of three, each animal, all: each for the first page and for others.
+    assert len(set(HEARD.statements())) == 14

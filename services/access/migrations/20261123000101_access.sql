@@ -40,6 +40,10 @@ CREATE TABLE terminals (
     -- The newest version of what it is to know, and the one that it has confirmed.
     wanted_version bigint NOT NULL DEFAULT 0,
     confirmed_version bigint NOT NULL DEFAULT 0,
+    -- The newest version that was sent to it, which it may not have heard.
+    sent_version bigint NOT NULL DEFAULT 0,
+    -- Until it has confirmed this version it is sent everything: what it has is not what we think.
+    whole_version bigint NOT NULL DEFAULT 0,
     -- Grows with every command, under the lock of this row.
     command_counter bigint NOT NULL DEFAULT 0,
     added_at timestamptz NOT NULL,
@@ -53,6 +57,8 @@ CREATE UNIQUE INDEX terminals_in_place ON terminals (device_id) WHERE removed_at
 CREATE INDEX terminals_of_door ON terminals (door_id) WHERE removed_at IS NULL;
 -- Those that are behind.
 CREATE INDEX terminals_behind ON terminals (community_id, device_id) WHERE removed_at IS NULL AND confirmed_version < wanted_version;
+-- Those to which something new is to be sent; one that was taken away is to forget everything.
+CREATE INDEX terminals_unsent ON terminals (community_id, device_id) WHERE sent_version < wanted_version;
 SELECT wall('terminals');
 
 CREATE TABLE access_rules (

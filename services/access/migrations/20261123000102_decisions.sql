@@ -2,11 +2,6 @@
 
 -- migrate:up
 
--- The newest version that was sent to a terminal, which may not have heard it.
-ALTER TABLE terminals ADD COLUMN sent_version bigint NOT NULL DEFAULT 0;
--- Those to which something new is to be sent; one that was taken away is to forget everything.
-CREATE INDEX terminals_unsent ON terminals (community_id, device_id) WHERE sent_version < wanted_version;
-
 -- What a terminal is to know of a subject. Whoever changes rows has the community's turn, and raises the terminal's wanted_version.
 CREATE TABLE terminal_entries (
     device_id text NOT NULL,
@@ -18,6 +13,8 @@ CREATE TABLE terminal_entries (
     narrowed_version bigint NOT NULL,
     -- As it is sent, JSON; absent when the terminal is to forget the subject. Such a row stays until the terminal has confirmed its version.
     body text,
+    -- Whether the terminal may know the subject's face, because it is to, or has not confirmed yet that it forgot it.
+    holds_face boolean NOT NULL,
     PRIMARY KEY (community_id, device_id, subject_id)
 );
 -- What changed since a version.
@@ -53,12 +50,11 @@ CREATE TABLE passages (
     -- A decision and the journal's word for it are one row.
     UNIQUE (community_id, device_id, presentation_id)
 );
--- Lists, newest first: all, a door's, and a person's. The door's also tells how often somebody was refused there lately, and the person's
--- where else a card was shown.
+-- Lists, newest first: all, a door's, and a person's, which also tells where else a card was shown.
 CREATE INDEX passages_newest ON passages (community_id, occurred_at DESC, passage_id DESC);
 CREATE INDEX passages_of_door ON passages (door_id, occurred_at DESC, passage_id DESC);
 CREATE INDEX passages_of_owner ON passages (owner_id, occurred_at DESC, passage_id DESC) WHERE owner_id IS NOT NULL;
--- A pass's passages, and the few that are no openings.
+-- A pass's passages, and the few that are no openings: also how often somebody was refused lately.
 CREATE INDEX passages_of_pass ON passages (pass_id, occurred_at DESC, passage_id DESC) WHERE pass_id IS NOT NULL;
 CREATE INDEX passages_not_opened ON passages (community_id, outcome, occurred_at DESC, passage_id DESC) WHERE outcome <> 'opened';
 -- The oldest are forgotten.
@@ -80,11 +76,14 @@ SELECT wall('presences');
 CREATE TABLE used_codes (
     nonce bytea NOT NULL,
     community_id uuid NOT NULL,
+    door_id uuid NOT NULL REFERENCES doors,
     device_id text NOT NULL,
     presentation_id text NOT NULL,
     used_at timestamptz NOT NULL,
     PRIMARY KEY (community_id, nonce)
 );
+-- The oldest are forgotten.
+CREATE INDEX used_codes_oldest ON used_codes USING brin (used_at);
 SELECT wall('used_codes');
 
 -- How far we have come with a terminal's journal. Whoever takes in a part locks the row.

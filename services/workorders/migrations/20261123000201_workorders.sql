@@ -79,6 +79,8 @@ CREATE TABLE orders (
     technician_account_id uuid,
     offered_to_account_id uuid,
     offer_until timestamptz,
+    -- Whose list of jobs it is in.
+    worker_account_id uuid GENERATED ALWAYS AS (coalesce(offered_to_account_id, technician_account_id)) STORED,
     is_open_to_all boolean NOT NULL,
     -- The facts of the choice, as JSON; said in words when it is shown.
     dispatch_reason text NOT NULL,
@@ -134,10 +136,12 @@ CREATE INDEX orders_open ON orders (community_id, number) WHERE is_open;
 CREATE INDEX orders_missed ON orders (community_id, number) WHERE missed_at IS NOT NULL;
 -- A reporter's own.
 CREATE INDEX orders_by_reporter ON orders (reporter_account_id, number) WHERE reporter_account_id IS NOT NULL;
--- A technician's jobs, the most urgent first: those they have, those offered to them, and those that anybody may take.
-CREATE INDEX orders_jobs ON orders (technician_account_id, priority, number) WHERE is_open AND technician_account_id IS NOT NULL;
-CREATE INDEX orders_offered ON orders (offered_to_account_id, priority, number) WHERE offered_to_account_id IS NOT NULL;
+-- A technician's jobs, the most urgent first: those they have and those offered to them; and those that anybody may take.
+CREATE INDEX orders_jobs ON orders (worker_account_id, priority, number) WHERE is_open AND worker_account_id IS NOT NULL;
 CREATE INDEX orders_to_take ON orders (community_id, priority, number) WHERE is_open_to_all;
+-- How much somebody has to do.
+CREATE INDEX orders_in_hand ON orders (technician_account_id) WHERE is_open AND technician_account_id IS NOT NULL;
+CREATE INDEX orders_offered ON orders (offered_to_account_id) WHERE offered_to_account_id IS NOT NULL;
 -- What neighbours see.
 CREATE INDEX orders_public ON orders (community_id, number) WHERE is_open AND visibility = 'neighbours';
 -- Figures go by when orders were reported.
