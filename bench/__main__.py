@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from bench import decision, deposits, gateway, ingest, ledger, points, start, telemetry
+from bench import decision, deposits, gateway, ingest, ledger, points, start, telemetry, timers
 from bench.measure import report
 from console.up import Local, Options, local_platform
 from tests.support import UNLIMITED
@@ -23,7 +23,7 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "deposits": (deposits.measure, True),
 }
 # Figures on servers of their own.
-ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"telemetry": telemetry.main, "ledger": ledger.main}
+ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"telemetry": telemetry.main, "ledger": ledger.main, "timers": timers.main}
 
 
 async def _platform(names: list[str]) -> None:

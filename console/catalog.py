@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from servicekit.service import Service
 
-SERVICES = ("gateway", "identity", "ingest", "parking", "billing", "points", "waste", "insights")
+SERVICES = ("gateway", "identity", "ingest", "access", "parking", "billing", "workorders", "points", "waste", "insights")
 # Where `linli up` serves HTTP when the port is free.
 HTTP_PORTS = {"gateway": 8080, "ingest": 8081}
 

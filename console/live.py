@@ -14,6 +14,8 @@ _LATENCIES_KEPT = 2000
 _EVENTS_SHOWN = 12
 _CAR_COLUMNS = ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms")
 _WASTE_COLUMNS = ("deposits", "kg", "emptied", "points earned", "points spent or taken back")
+_DOOR_COLUMNS = ("doors opened", "refused", "opened offline", "visitors", "alarms")
+_ORDER_COLUMNS = ("orders reported", "answered", "in time", "done", "paid, yuan", "open now")
 _TEXTS = {
     "car_in": "in",
     "car_out": "out",
@@ -23,7 +25,14 @@ _TEXTS = {
     "stuck": "waits at the barrier",
     "trouble": "trouble",
 }
-_SHOWN = {*_TEXTS, "deposit", "emptied", "points"}
+_ORDER_TEXTS = {
+    "order_reported": "reports",
+    "order_accepted": "accepts",
+    "order_done": "has done",
+    "order_paid": "pays for",
+    "order_rated": "rates",
+}
+_SHOWN = {*_TEXTS, *_ORDER_TEXTS, "deposit", "emptied", "points", "door", "alarm"}
 
 
 @dataclass(slots=True)
@@ -36,6 +45,12 @@ class Figures:
     grams: int = 0
     points_earned: int = 0
     points_lost: int = 0
+    refused: int = 0
+    opened_offline: int = 0
+    visits: int = 0
+    answered_in_time: int = 0
+    orders_fen: int = 0
+    orders_open: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_SHOWN))
 
@@ -47,6 +62,12 @@ class Figures:
             return
         kind = str(event.get("kind", ""))
         self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._add(kind, event)
+        if kind in _SHOWN:
+            at = datetime.fromisoformat(event["at"]).astimezone()  # the clock on the reader's wall
+            self.events.append(f"{at:%H:%M:%S}  {_sentence(kind, event)}")
+
+    def _add(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "decision":
             self.latencies_ms.append(float(event["milliseconds"]))
         elif kind == "paid":
@@ -58,9 +79,16 @@ class Figures:
         elif kind == "points":
             self.points_earned += max(0, int(event["change"]))
             self.points_lost += max(0, -int(event["change"]))
-        if kind in _SHOWN:
-            at = datetime.fromisoformat(event["at"]).astimezone()  # the clock on the reader's wall
-            self.events.append(f"{at:%H:%M:%S}  {_sentence(kind, event)}")
+        elif kind == "door":
+            self.refused += not event["opened"]
+            self.opened_offline += event["opened"] and event["offline"]
+            self.visits += event["opened"] and event["visitor"]
+        elif kind == "order_accepted":
+            self.answered_in_time += bool(event["in_time"])
+        elif kind == "order_paid":
+            self.orders_fen += int(event["fen"])
+        elif kind == "orders_open":
+            self.orders_open = int(event["open"])
 
     def percentile_ms(self, percent: int) -> str:
         """The decisions' percentile over the last two thousand, in milliseconds."""
@@ -90,8 +118,25 @@ class Figures:
             str(self.points_earned),
             str(self.points_lost),
         )
+        doors = (
+            str(self.counts.get("door", 0) - self.refused),
+            str(self.refused),
+            str(self.opened_offline),
+            str(self.visits),
+            str(self.counts.get("alarm", 0)),
+        )
+        orders = (
+            str(self.counts.get("order_reported", 0)),
+            str(self.counts.get("order_accepted", 0)),
+            str(self.answered_in_time),
+            str(self.counts.get("order_done", 0)),
+            f"{self.orders_fen / 100:.2f}",
+            str(self.orders_open),
+        )
         return Group(
             _table("邻里示范小区 · live", _CAR_COLUMNS, cars),
+            _table("", _DOOR_COLUMNS, doors),
+            _table("", _ORDER_COLUMNS, orders),
             _table("", _WASTE_COLUMNS, waste),
             Text("\n".join(self.events)),
             Text("Ctrl-C stops everything; data are kept.", style="dim"),
@@ -105,6 +150,14 @@ def _sentence(kind: str, event: dict[str, Any]) -> str:
         return f"{event['bin']}  is emptied of {event['category']}"
     if kind == "points":
         return f"{event['resident']}  {int(event['change']):+} points ({event['text']}), now {event['points']}"
+    if kind == "door":
+        how = "opens" if event["opened"] else f"stays shut ({event['reason']})"
+        return f"{event['door']}  {how} for {event['who'] or 'somebody'}, {event['credential']}{', offline' if event['offline'] else ''}"
+    if kind == "alarm":
+        return f"alarm  {event['text']}"
+    if kind in _ORDER_TEXTS:
+        late = ", too late" if not event.get("in_time", True) else ""
+        return f"{event['who']}  {_ORDER_TEXTS[kind]} #{event['number']} {event['title']}{late}"
     amount = f" {int(event['fen']) / 100:.2f} yuan" if kind == "paid" else ""
     return f"{event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}"
 

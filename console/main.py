@@ -136,7 +136,7 @@ def up(
     postgres_port: Port = 0,
     nats_port: Port = 0,
     mqtt_port: Port = 0,
-    simulator: Annotated[bool, typer.Option(help="Simulated cameras, gates, bins, people and sensors")] = True,
+    simulator: Annotated[bool, typer.Option(help="Simulated cameras, gates, doors, bins, people and sensors")] = True,
     separate: Annotated[bool, typer.Option("--separate", help="One process for each service instead of one for all")] = False,
 ) -> None:
     """Start everything on this machine: PostgreSQL, NATS, all services, a demonstration community and simulated devices."""
@@ -189,13 +189,24 @@ def simulate(
     data: Folder = DEFAULT_FOLDER,
     cars_per_minute: Annotated[int, typer.Option(min=0, max=600)] = 30,
     deposits_per_minute: Annotated[int, typer.Option(min=0, max=600)] = 12,
+    passages_per_minute: Annotated[int, typer.Option(min=0, max=600)] = 20,
+    orders_per_hour: Annotated[int, typer.Option(min=0, max=3600)] = 60,
     minutes: Annotated[float, typer.Option(help="0 runs until it is stopped")] = 0,
 ) -> None:
-    """Drive cars and bring waste in the demonstration community, over the devices' own protocols. Prints what happens as JSON lines."""
+    """Drive cars, pass doors, bring waste and break things in the demonstration community, over the devices' own protocols and the API. Prints
+    what happens as JSON lines."""
+    from console.simulator.day import Pace
     from console.simulator.day import simulate as run_simulator
 
+    pace = Pace(
+        cars_per_minute=cars_per_minute,
+        deposits_per_minute=deposits_per_minute,
+        passages_per_minute=passages_per_minute,
+        orders_per_hour=orders_per_hour,
+        minutes=minutes,
+    )
     try:
-        _run(run_simulator(data.absolute(), cars_per_minute=cars_per_minute, deposits_per_minute=deposits_per_minute, minutes=minutes))
+        _run(run_simulator(data.absolute(), pace))
     except FileNotFoundError as error:
         _fail(f"{error.filename} does not exist: `linli up` makes the demonstration community")
     except OSError as error:

@@ -21,7 +21,7 @@ from console.demonstration import Demonstration
 from console.environment import CODES, ENVIRONMENT, SECRETS, Secrets, newest_code, write_private
 from console.live import Figures
 from console.processes import Child, ProcessError
-from console.seed import SeedError, seed, seed_green
+from console.seed import SeedError, seed, seed_green, seed_safe
 from infra.local.nats import NatsServer, start_nats
 from infra.local.ports import choose_port
 from infra.local.postgres import PostgresServer, start_postgres
@@ -153,6 +153,9 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
     def keep(demonstration: Demonstration) -> None:
         write_private(file, msgspec.json.format(msgspec.json.encode(demonstration), indent=1).decode())
 
+    def read_code(phone: str) -> str | None:
+        return newest_code(local.folder, phone)
+
     if was_founded := file.exists():
         current = msgspec.json.decode(file.read_bytes(), type=Demonstration)
     else:
@@ -164,7 +167,7 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
             gate_public_key=local.secrets.public_key("gate"),
             operator=operator,
             manager_password=local.secrets.other("demo-manager", lambda: f"linli-{secrets.token_hex(6)}"),
-            newest_code=lambda phone: newest_code(local.folder, phone),
+            newest_code=read_code,
         )
     # Ports may differ from the last start's.
     current = msgspec.structs.replace(
@@ -173,12 +176,19 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
         ingest_url=local.ingest_url,
         mqtt_host=local.nats.host,
         mqtt_port=local.nats.mqtt_port or 0,
+        door_public_key=local.secrets.public_key("door"),
     )
     keep(current)
+    # Identity tells of its people again once a minute, which services wait for that came with a later version.
     if not current.bins:
-        if was_founded:  # by an earlier version: identity tells of its households again once a minute
+        if was_founded:
             print("adding smart bins and points, which takes a minute or two", flush=True)
         current = await seed_green(current)
+        keep(current)
+    if not current.terminals:
+        if was_founded:
+            print("adding doors, alarms and work orders, which takes a minute or two", flush=True)
+        current = await seed_safe(current, read_code)
         keep(current)
     return current
 

@@ -4,7 +4,7 @@ Every step carries an idempotency key, so that a start that was interrupted goes
 """
 
 from console.seed.api import Api, SeedError
-from console.seed.community import seed, seed_green
+from console.seed.community import seed, seed_green, seed_safe
 from console.seed.parking import TARIFF
 
-__all__ = ["TARIFF", "Api", "SeedError", "seed", "seed_green"]
+__all__ = ["TARIFF", "Api", "SeedError", "seed", "seed_green", "seed_safe"]

@@ -7,6 +7,8 @@ from console.demonstration import DemonstrationResident
 from console.seed.api import Api
 
 MANAGER_PHONE, RESIDENT_PHONE, VISITOR_PHONE = "13800000001", "13800000011", "13900000001"
+# A resident who opens doors with a PIN.
+PIN_PHONE = "13800000013"
 # Staff and committee members of the four parties: phone, name, role.
 ROLES = [
     ("13800000002", "保安小李", "property_staff"),
@@ -18,7 +20,7 @@ ROLES = [
 # Households: building, unit, area in cm2, members (phone, name, kind) and plates.
 HOUSEHOLDS: list[tuple[str, str, int, list[tuple[str, str, str]], list[str]]] = [
     ("1号楼", "101", 896_500, [(RESIDENT_PHONE, "陈一", "OWNER"), ("13800000012", "陈二", "FAMILY")], ["京A12345", "京AD12345"]),
-    ("1号楼", "102", 896_500, [("13800000013", "林三", "OWNER")], ["京B67890"]),
+    ("1号楼", "102", 896_500, [(PIN_PHONE, "林三", "OWNER")], ["京B67890"]),
     ("1号楼", "201", 1_203_000, [("13800000014", "王四", "OWNER")], ["京C24680"]),
     ("2号楼", "101", 654_000, [("13800000015", "李五", "OWNER"), ("13800000016", "张六", "TENANT")], ["京E13579"]),
     ("2号楼", "102", 654_000, [("13800000017", "孙七", "TENANT")], ["京AF54321"]),
@@ -58,7 +60,9 @@ async def grant_roles(manager: Api, roles: Iterable[tuple[str, str, str]]) -> No
 async def list_residents(manager: Api) -> list[DemonstrationResident]:
     """Those of HOUSEHOLDS who live here still. Each has one card for everything."""
     homes = (await manager.call("GET", "/v1/households?page_size=100"))["households"]
-    found = {member["account"]["name"]: (member["account"]["account_id"], home["household_id"]) for home in homes for member in home["members"]}
+    found = {
+        member["account"]["name"]: (member["account"]["account_id"], home["household_id"]) for home in homes for member in home["members"]
+    }
     residents = []
     for building, phone, name in itertools.chain.from_iterable(
         ((building, phone, name) for phone, name, _kind in members) for building, _, _, members, _ in HOUSEHOLDS

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,35 +39,29 @@ class Town:
 
     def visitor(self) -> "Phone":
         """A visitor's phone, which signs in by one-time code."""
-        return Phone(self, self._visitor_token)
+        return Phone(self, self.demonstration.visitor_phone)
+
+    def resident(self, phone: str) -> "Phone":
+        """A resident's, by one-time code."""
+        return Phone(self, phone)
 
     def manager(self) -> "Phone":
         """The property manager's, by password."""
-        return Phone(self, self._manager_token)
+        return Phone(self, self.demonstration.manager_phone, self.demonstration.manager_password)
 
-    async def _visitor_token(self) -> str:
-        body = {"community_id": self.demonstration.community_id, "phone": self.demonstration.visitor_phone}
-        await self.client.post(f"{self.demonstration.gateway_url}/v1/sign-in/codes", json=body)
-        code = await asyncio.to_thread(newest_code, self.folder, self.demonstration.visitor_phone)
-        return await self._sign_in("code", {**body, "code": code or "000000"})
-
-    async def _manager_token(self) -> str:
-        plan = self.demonstration
-        body = {"community_id": plan.community_id, "phone": plan.manager_phone, "password": plan.manager_password}
-        return await self._sign_in("password", body)
-
-    async def _sign_in(self, way: str, body: object) -> str:
-        tokens = await self.client.post(f"{self.demonstration.gateway_url}/v1/sign-in/{way}", json=body)
-        return str(tokens.json()["access_token"])
+    def technician(self, phone: str) -> "Phone":
+        """Somebody's who does work orders, by password."""
+        return Phone(self, phone, self.demonstration.manager_password)
 
 
 class Phone:
-    """An app that signs in by itself, and again every few minutes."""
+    """An app that signs in by itself, and renews that every few minutes."""
 
-    def __init__(self, town: Town, sign_in: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, town: Town, phone: str, password: str = "") -> None:
         self._town = town
-        self._sign_in = sign_in
-        self._token = ""
+        self._phone = phone
+        self._password = password
+        self._token = self._refresh_token = ""
         self._until = 0.0
         self._signing_in = asyncio.Lock()
 
@@ -76,7 +69,43 @@ class Phone:
         """One request. Raises httpx.HTTPError, and KeyError or ValueError when signing in is refused."""
         async with self._signing_in:
             if time.monotonic() > self._until:
-                self._token = await self._sign_in()
+                await self._sign_in()
                 self._until = time.monotonic() + _TOKEN_S
         headers = {"Authorization": f"Bearer {self._token}", "Accept-Language": "en"}
         return await self._town.client.request(verb, f"{self._town.demonstration.gateway_url}{path}", json=body, headers=headers)
+
+    async def _sign_in(self) -> None:
+        # Codes are few, and the reader of a walk may want one for the same phone.
+        used, self._refresh_token = self._refresh_token, ""
+        tokens = await self._ask("tokens/refresh", {"refresh_token": used}) if used else {}
+        if "access_token" not in tokens:
+            tokens = await self._begin()
+        self._token, self._refresh_token = tokens["access_token"], tokens["refresh_token"]
+
+    async def _begin(self) -> Any:
+        who = {"community_id": self._town.demonstration.community_id, "phone": self._phone}
+        if self._password:
+            return await self._ask("sign-in/password", {**who, "password": self._password})
+        await self._ask("sign-in/codes", who)
+        code = await asyncio.to_thread(newest_code, self._town.folder, self._phone)
+        return await self._ask("sign-in/code", {**who, "code": code or "000000"})
+
+    async def _ask(self, path: str, body: object) -> Any:
+        answer = await self._town.client.post(f"{self._town.demonstration.gateway_url}/v1/{path}", json=body)
+        return answer.json() if answer.content else {}
+
+
+async def pay(town: Town, phone: Phone, charge_id: str) -> bool:
+    """Pays a charge on the sandbox provider's page. Whether it is paid. Raises as `Phone.request` does."""
+    payment = await phone.request("POST", f"/v1/charges/{charge_id}/payments", {"provider": "sandbox"})
+    if payment.status_code != httpx.codes.OK:
+        return False
+    paid = await town.client.post(payment.json()["pay_url"])
+    if paid.is_error:
+        return False
+    for _ in range(40):
+        state = (await phone.request("GET", f"/v1/payments/{payment.json()['payment_id']}")).json()["state"]
+        if state == "PAYMENT_STATE_SUCCEEDED":
+            return True
+        await asyncio.sleep(0.25)
+    return False

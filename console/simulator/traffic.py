@@ -13,7 +13,7 @@ import httpx
 
 from console.simulator.cameras import PushCamera, ViidCamera
 from console.simulator.gates import Gate
-from console.simulator.town import Phone, Town, say
+from console.simulator.town import Phone, Town, pay, say
 
 _HEARTBEAT_S = 30.0
 _READINGS_S = 5.0
@@ -177,19 +177,9 @@ async def _pay(traffic: Traffic, plate: str) -> bool:
     charge, amount = quote.json()["charge_id"], int(quote.json()["amount_fen"])
     if not charge:
         return True
-    payment = await phone.request("POST", f"/v1/charges/{charge}/payments", {"provider": "sandbox"})
-    if payment.status_code != httpx.codes.OK:
-        return False
-    paid = await traffic.town.client.post(payment.json()["pay_url"])
-    if paid.status_code >= httpx.codes.BAD_REQUEST:
-        return False
-    for _ in range(40):
-        state = (await phone.request("GET", f"/v1/payments/{payment.json()['payment_id']}")).json()["state"]
-        if state == "PAYMENT_STATE_SUCCEEDED":
-            say("paid", plate=plate, fen=amount)
-            return True
-        await asyncio.sleep(0.25)
-    return False
+    if paid := await pay(traffic.town, phone, charge):
+        say("paid", plate=plate, fen=amount)
+    return paid
 
 
 async def _measure(town: Town) -> None:

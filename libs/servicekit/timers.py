@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from time import perf_counter
 from uuid import UUID
 
@@ -25,7 +25,6 @@ _POLL_S = 0.5
 _AT_ONCE = 4
 _RUN_S = 20.0
 _DELAY_MAX_S = 3600
-_EVER = datetime(1, 1, 1, tzinfo=UTC)
 _LATE_SECONDS = Histogram(
     "linli_timer_late_seconds",
     "From when a timer was due to when it is taken up",
@@ -94,9 +93,11 @@ async def cancel_timers(tx: Transaction, subject_id: UUID, kind: str | None = No
         await tx.execute(_CANCEL_KIND, tx.community_id, subject_id, kind)
 
 
+# What a look costs while nothing is due.
+EARLIEST = "SELECT min(try_at) FROM timers"
 # The longest due of those that nobody has in work. Whoever changes a subject locks it first and its timers then, the handler the other way
 # round: so the handler is the one that gives way, before PostgreSQL chooses.
-_TAKE = """
+TAKE = """
 WITH next AS (
     SELECT community_id, subject_id, kind, name FROM timers
     WHERE try_at >= $1 AND try_at <= $2 AND kind = ANY($3::text[]) AND subject_id <> ALL($4::uuid[])
@@ -134,9 +135,9 @@ class Timers:
         self._in_work: set[asyncio.Task[None]] = set()
         # A subject's timers fire one after the other, and one that has failed not again before it is put off.
         self._subjects: set[UUID] = set()
-        # Where the last look found one. The next looks from there on, and not through all that have just been fired; once in each interval
-        # one looks at everything.
-        self._floor = _EVER
+        # Where the last look found one: the next looks from there on, and not through all that have just been fired. None where it found
+        # none, and once in each interval.
+        self._floor: datetime | None = None
 
     def start(self) -> None:
         """Starts to fire, first what became due while nobody did."""
@@ -160,7 +161,7 @@ class Timers:
             if self._stopping.is_set():
                 return
             if loop.time() >= from_the_start_at:
-                self._floor, from_the_start_at = _EVER, loop.time() + _POLL_S
+                self._floor, from_the_start_at = None, loop.time() + _POLL_S
             # One at a time looks, and the next does while the handlers of those before run.
             has_found: asyncio.Future[bool] = loop.create_future()
             task = asyncio.create_task(self._fire(has_found))
@@ -207,7 +208,11 @@ class Timers:
         telemetry.JOB_SECONDS.labels(self._name(taken), outcome).observe(perf_counter() - started)
 
     async def _take(self, tx: Transaction) -> _Taken | None:
-        row = await tx.fetchrow(_TAKE, self._floor, tx.now, list(self._handlers), list(self._subjects))
+        if self._floor is None:
+            self._floor = await tx.fetchval(EARLIEST)
+            if self._floor is None or self._floor > tx.now:
+                return None
+        row = await tx.fetchrow(TAKE, self._floor, tx.now, list(self._handlers), list(self._subjects))
         if row is None:
             return None
         self._floor = row["try_at"]

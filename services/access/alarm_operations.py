@@ -10,16 +10,17 @@ from uuid import UUID
 import prometheus_client
 
 from linli.access.v1.events_pb2 import AlarmClosed, AlarmRaised
+from linli.access.v1.events_pb2 import Severity as SeverityMessage
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid, NotFound
-from servicekit.identifiers import derived_id, new_id
+from servicekit.identifiers import derived_id
 from servicekit.staff import list_staff
 from servicekit.states import advance
 from servicekit.timers import Due, cancel_timers, set_timers
 from servicekit.times import to_timestamp
-from services.access import alarm_store, care_store, watch_store
+from services.access import alarm_rule_store, alarm_store, care_store, watch_store
 from services.access.alarm_rules import ALWAYS_ARMED, CHAIN, TERMINAL_SILENT, Rule, Rulebook, Verdict, texts_of
 from services.access.alarm_store import SourceFigures, Span
 from services.access.alarms import (
@@ -32,10 +33,11 @@ from services.access.alarms import (
     Correlation,
     Episode,
     Observation,
+    Severity,
     correlate,
 )
-from services.access.door_operations import check_zones
 
+SEVERITY_MESSAGE: Final = {severity: SeverityMessage.Value(f"SEVERITY_{severity.name}") for severity in Severity}
 # The kind of the timer that tells the next of the chain.
 ESCALATION: Final = "alarm_escalation"
 _OBSERVATIONS: Final = prometheus_client.Counter(
@@ -70,13 +72,8 @@ async def observe(tx: Transaction, observations: Sequence[Observation]) -> list[
     return [alarm_of.get(seen.observation_id) for seen in observations]
 
 
-async def load_rulebook(tx: Transaction) -> Rulebook:
-    """The rules in force in the transaction's community."""
-    return Rulebook(await alarm_store.list_rules(tx), await find_time_zone(tx))
-
-
 async def _observe(tx: Transaction, observations: Sequence[Observation]) -> Mapping[UUID, UUID]:
-    rulebook, armed = await load_rulebook(tx), list[Observation]()
+    rulebook, armed = await alarm_rule_store.load_rulebook(tx), list[Observation]()
     for seen in observations:
         verdict = rulebook.judge(seen)
         if verdict is Verdict.ARMED:
@@ -173,7 +170,7 @@ async def _raise(tx: Transaction, raised: Sequence[tuple[Episode, Observation, R
         event = AlarmRaised(
             alarm_id=str(alarm.alarm_id),
             kind=alarm.kind,
-            severity=alarm.severity,
+            severity=SEVERITY_MESSAGE[alarm.severity],
             place=alarm.place,
             building_id=str(alarm.building_id or ""),
             raised_at=to_timestamp(alarm.raised_at),
@@ -248,7 +245,7 @@ async def _acknowledge(tx: Transaction, alarm: Alarm, account_id: UUID) -> Alarm
 
 
 async def close_alarm(tx: Transaction, alarm_id: UUID, cause: str, note: str, *, false_alarm: bool) -> Alarm:
-    """Closes an alarm for the caller. Raises NotFound, Invalid without a cause for one that is not false, and Conflict when it is closed."""
+    """Closes an alarm for the caller. Raises NotFound, Invalid without a cause when it was not false, and Conflict when it is closed."""
     if not cause and not false_alarm:
         field = FieldViolation("cause", "access.alarm_cause", "is empty only for a false alarm")
         raise Invalid("access.alarm_cause", "请填写原因，误报除外", "An alarm that was not false needs its cause", fields=[field])
@@ -333,21 +330,7 @@ async def note_return(tx: Transaction, device_id: str) -> None:
         await close(tx, alarm, BACK_AGAIN)
 
 
-# Rules and figures.
-
-
-async def set_rule(tx: Transaction, rule: Rule) -> Rule:
-    """Sets what becomes of a kind of observation, everywhere or in one zone.
-
-    Raises NotFound for a zone that is not there, and Invalid for a rule that would disarm what must stay armed.
-    """
-    if rule.kind in ALWAYS_ARMED and (not rule.enabled or rule.windows or rule.confidence_min_permille):
-        field = FieldViolation("kind", "access.alarm_rule_armed", "fire, calls for help and care are always armed")
-        raise Invalid("access.alarm_rule_armed", "火警、求助和关怀告警须始终启用", "This kind is always armed", fields=[field])
-    if rule.zone_id is not None:
-        await check_zones(tx, [rule.zone_id])
-    await alarm_store.set_rule(tx, new_id(), rule)
-    return rule
+# Figures.
 
 
 async def sum_up(tx: Transaction, first: date, last: date) -> list[SourceFigures]:

@@ -12,7 +12,8 @@ from servicekit.database import Transaction
 from servicekit.paging import page
 from servicekit.texts import text
 from servicekit.times import to_day, to_timestamp
-from services.access import alarm_operations, alarm_store
+from services.access import alarm_operations, alarm_rule_operations, alarm_rule_store, alarm_store
+from services.access.alarm_operations import SEVERITY_MESSAGE
 from services.access.alarm_rules import Rule, texts_of
 from services.access.alarm_store import SourceFigures
 from services.access.alarms import Alarm, AlarmState, Severity, permille
@@ -62,7 +63,7 @@ def _alarm(alarm: Alarm, picture_urls: Sequence[str] = ()) -> pb.Alarm:
     return pb.Alarm(
         alarm_id=str(alarm.alarm_id),
         kind=alarm.kind,
-        severity=alarm.severity,
+        severity=SEVERITY_MESSAGE[alarm.severity],
         state=_STATE_MESSAGE[alarm.state],
         source_id=alarm.source_id,
         place=alarm.place,
@@ -100,12 +101,12 @@ async def set_alarm_rule(tx: Transaction, request: pb.SetAlarmRuleRequest) -> pb
         escalate_after_s=request.escalate_after_s,
         customised=True,
     )
-    return _rule(await alarm_operations.set_rule(tx, rule))
+    return _rule(await alarm_rule_operations.set_rule(tx, rule))
 
 
 async def list_alarm_rules(tx: Transaction, request: pb.ListAlarmRulesRequest) -> pb.ListAlarmRulesResponse:
     """The rules in force, those that nobody has set among them."""
-    return pb.ListAlarmRulesResponse(rules=[_rule(rule) for rule in (await alarm_operations.load_rulebook(tx)).listed()])
+    return pb.ListAlarmRulesResponse(rules=[_rule(rule) for rule in (await alarm_rule_store.load_rulebook(tx)).listed()])
 
 
 def _rule(rule: Rule) -> pb.AlarmRule:
@@ -113,7 +114,7 @@ def _rule(rule: Rule) -> pb.AlarmRule:
         kind=rule.kind,
         zone_id=str(rule.zone_id or ""),
         enabled=rule.enabled,
-        severity=rule.severity,
+        severity=SEVERITY_MESSAGE[rule.severity],
         window_s=rule.window_s,
         confidence_min_permille=rule.confidence_min_permille,
         windows=window_messages(rule.windows),

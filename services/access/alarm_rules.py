@@ -66,10 +66,10 @@ _KINDS: Final[Sequence[tuple[Rule, Texts]]] = (
     (Rule("loitering", _NOTICE, 600), Texts("有人长时间徘徊", "Loitering")),
     (Rule("journal_gap", _WARNING, _DAY_S), Texts("门禁记录有缺失", "Records of a door are missing")),
     (Rule("journal_broken", _CRITICAL, _DAY_S, 900, "security.terminal"), Texts("门禁记录被改动", "The records of a door were altered")),
-    (Rule(TERMINAL_SILENT, _WARNING, _DAY_S, 3600, "security.terminal"), Texts("门禁设备离线", "A door terminal is silent")),
-    (Rule(STILL_PERSON, _CRITICAL, _DAY_S, 600), Texts("家中较长时间没有活动", "No activity at home for long")),
-    (Rule(SENSOR_SILENT, _WARNING, _DAY_S), Texts("关怀传感器没有信号", "The care sensors say nothing")),
-    (Rule(LEFT_SAFE_AREA, _CRITICAL, 600, 600), Texts("已离开安全区域", "Left the safe area")),
+    (Rule(TERMINAL_SILENT, _WARNING, 600, 3600, "security.terminal"), Texts("门禁设备离线", "A door terminal is silent")),
+    (Rule(STILL_PERSON, _CRITICAL, 60, 600), Texts("家中较长时间没有活动", "No activity at home for long")),
+    (Rule(SENSOR_SILENT, _WARNING, 60), Texts("关怀传感器没有信号", "The care sensors say nothing")),
+    (Rule(LEFT_SAFE_AREA, _CRITICAL, 60, 600), Texts("已离开安全区域", "Left the safe area")),
 )
 BUILT_IN: Final[Mapping[str, Rule]] = {rule.kind: rule for rule, _ in _KINDS}
 _TEXTS: Final = {rule.kind: texts for rule, texts in _KINDS}
@@ -105,7 +105,9 @@ class Rulebook:
     def listed(self) -> list[Rule]:
         """All rules by kind, the one for everywhere before those of zones."""
         everywhere = {kind: rule for kind, rule in BUILT_IN.items() if (kind, None) not in self._rules}
-        return sorted([*everywhere.values(), *self._rules.values()], key=lambda rule: (rule.kind, rule.zone_id is not None, str(rule.zone_id)))
+        return sorted(
+            [*everywhere.values(), *self._rules.values()], key=lambda rule: (rule.kind, rule.zone_id is not None, str(rule.zone_id))
+        )
 
     def judge(self, seen: Observation) -> Verdict:
         """Whether an observation may raise an alarm where and when it was made."""

@@ -1,6 +1,5 @@
-"""The SQL of alarms and of the rules for them."""
+"""The SQL of alarms, of the observations that are counted in them, and of which devices are silent."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,58 +9,11 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
-from services.access.alarm_rules import Rule
+from servicekit.listing import Listing, one_of
 from services.access.alarms import MERGED, Alarm, AlarmState, Episode, Severity
-from services.access.windows import packed, unpacked
 
 # Keys of blobs hold none, and an array of arrays would have to be rectangular.
 _BETWEEN_KEYS: Final = "\n"
-
-# Rules.
-
-_UPSERT_RULE = """
-INSERT INTO alarm_rules AS rule (
-    alarm_rule_id, community_id, kind, zone_id, enabled, severity, window_s, confidence_min_permille, windows, work_order_category,
-    escalate_after_s, set_by, set_at
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-ON CONFLICT (community_id, kind, zone_id) DO UPDATE SET enabled = excluded.enabled, severity = excluded.severity,
-    window_s = excluded.window_s, confidence_min_permille = excluded.confidence_min_permille, windows = excluded.windows,
-    work_order_category = excluded.work_order_category, escalate_after_s = excluded.escalate_after_s, set_by = excluded.set_by,
-    set_at = excluded.set_at
-"""
-_LIST_RULES = """
-SELECT kind, zone_id, enabled, severity, window_s, confidence_min_permille, windows, work_order_category, escalate_after_s
-FROM alarm_rules WHERE community_id = $1
-"""
-
-
-async def set_rule(tx: Transaction, alarm_rule_id: UUID, rule: Rule) -> None:
-    """Sets the caller's rule for a kind, everywhere or in one zone."""
-    windows = json.dumps(packed(rule.windows))
-    row = (rule.kind, rule.zone_id, rule.enabled, rule.severity, rule.window_s, rule.confidence_min_permille, windows)
-    last = (rule.work_order_category, rule.escalate_after_s, tx.caller.account_id, tx.now)
-    await tx.execute(_UPSERT_RULE, alarm_rule_id, tx.community_id, *row, *last)
-
-
-async def list_rules(tx: Transaction) -> list[Rule]:
-    """The rules that somebody in the community has set."""
-    return [
-        Rule(
-            kind=row["kind"],
-            zone_id=row["zone_id"],
-            enabled=row["enabled"],
-            severity=Severity(row["severity"]),
-            window_s=row["window_s"],
-            confidence_min_permille=row["confidence_min_permille"],
-            windows=unpacked(json.loads(row["windows"])),
-            work_order_category=row["work_order_category"],
-            escalate_after_s=row["escalate_after_s"],
-            customised=True,
-        )
-        for row in await tx.fetch(_LIST_RULES, tx.community_id)
-    ]
-
 
 # What observations belong to.
 
@@ -204,9 +156,9 @@ async def merge(tx: Transaction, merged: Mapping[UUID, UUID]) -> dict[UUID, int]
 
 
 _ALARM: Final = """
-SELECT alarm_id, kind, severity, state, source_id, place, zone_id, door_id, building_id, raised_at, last_observed_at, observations, image_keys,
-    told_at, escalate_after_s, escalations, acknowledged_by, acknowledged_at, closed_by, closed_at, cause, false_alarm, note, work_order_id,
-    work_order_version, care_plan_id, version
+SELECT alarm_id, kind, severity, state, source_id, place, zone_id, door_id, building_id, raised_at, last_observed_at, observations,
+    image_keys, told_at, escalate_after_s, escalations, acknowledged_by, acknowledged_at, closed_by, closed_at, cause, false_alarm, note,
+    work_order_id,    work_order_version, care_plan_id, version
 FROM alarms"""
 _FIND_ALARM = _ALARM + " WHERE alarm_id = $1"
 _LOCK_ALARM = _FIND_ALARM + " FOR UPDATE"
@@ -214,12 +166,12 @@ _LOCK_OPEN_OF_CARE = _ALARM + " WHERE care_plan_id = ANY($1::uuid[]) AND state <
 _LOCK_OPEN_OF_SOURCE = (
     _ALARM + " WHERE community_id = $1 AND source_id = $2 AND kind = $3 AND state <> 'closed' ORDER BY alarm_id FOR UPDATE"
 )
-ALARMS: Final = Listing(
-    _ALARM,
+_ALARMS = Listing(
+    select=_ALARM,
     key=("told_at", "alarm_id"),
     descending=True,
-    where="community_id = $1",
-    filters={"state": "state = {}", "kind": "kind = {}", "source_id": "source_id = {}", "severity_min": "severity >= {}"},
+    where="community_id = {}",
+    filters={"state": one_of("state", AlarmState), "kind": "kind = {}", "source_id": "source_id = {}", "severity_min": "severity >= {}"},
 )
 _UPDATE_ALARM = """
 UPDATE alarms SET state = $2, escalations = $3, acknowledged_by = $4, acknowledged_at = $5, closed_by = $6, closed_at = $7, cause = $8,
@@ -255,7 +207,7 @@ async def list_alarms(
 ) -> list[Alarm]:
     """The community's alarms, newest first; only those that fit what is asked."""
     asked = {"state": state, "kind": kind, "source_id": source_id, "severity_min": severity_min}
-    return [_alarm(row) for row in await ALARMS.fetch(tx, after, limit, (tx.community_id,), **asked)]
+    return [_alarm(row) for row in await _ALARMS.fetch(tx, [tx.community_id], after, limit, **asked)]
 
 
 async def update_alarm(tx: Transaction, alarm: Alarm) -> None:
@@ -276,7 +228,8 @@ def _alarm(row: asyncpg.Record) -> Alarm:
 # Figures.
 
 _FIGURES = """
-SELECT figures.source_id, coalesce(watch_points.name, doors.name, '') AS name, figures.kind, raised, closed, false_alarms, acknowledged_after
+SELECT figures.source_id, coalesce(watch_points.name, doors.name, '') AS name, figures.kind, raised, closed, false_alarms,
+    acknowledged_after
 FROM (
     SELECT source_id, kind, count(*) AS raised, count(*) FILTER (WHERE state = 'closed') AS closed,
         count(*) FILTER (WHERE state = 'closed' AND false_alarm) AS false_alarms,

@@ -71,6 +71,10 @@ class Observation:
     is_judged: bool = True
     care_plan_id: UUID | None = None
 
+    def placed(self, place: str, zone_id: UUID) -> "Observation":
+        """With where it was made."""
+        return replace(self, place=place, zone_id=zone_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
@@ -210,7 +214,7 @@ def correlate(episodes: Iterable[Episode], seen: Iterable[Observation], window: 
 
 
 def _rank(episode: Episode) -> tuple[bool, bool, bool, datetime, UUID]:
-    """What an observation joins comes first: what was closed after it; else what somebody deals with; else what people have known longest."""
+    """What an observation joins comes first: what was closed since; else what somebody deals with; else what is known longest."""
     is_new = episode.told_at is None
     return (episode.closed_at is None, not episode.is_acknowledged, is_new, episode.told_at or episode.first_at, episode.alarm_id)
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from services.access.consents import ConsentChannel, ConsentKind
 
 # Texts.
@@ -112,14 +112,14 @@ async def withdraw(tx: Transaction, consent_ids: Iterable[UUID]) -> None:
 _UNCONFIRMED: Final = """EXISTS (
     SELECT FROM consent_removals WHERE consent_removals.consent_id = consents.consent_id AND confirmed_at IS NULL
 )"""
-CONSENTS: Final = Listing(
-    _CONSENT,
+_CONSENTS = Listing(
+    select=_CONSENT,
     key=("consent_id",),
     descending=True,
-    where="community_id = $1",
+    where="community_id = {}",
     filters={
         "account_id": "account_id = {}",
-        "kind": "kind = {}",
+        "kind": one_of("kind", ConsentKind),
         "unconfirmed": _UNCONFIRMED,
         "concerning": "(account_id = {} OR given_by = {})",
     },
@@ -131,12 +131,12 @@ async def list_consents(
 ) -> list[Consent]:
     """Consents, newest first; only those about an account, of a kind, those whose removal some terminal has not confirmed."""
     asked = {"account_id": account_id, "kind": kind, "unconfirmed": unconfirmed}
-    return [_consent(row) for row in await CONSENTS.fetch(tx, after, limit, (tx.community_id,), **asked)]
+    return [_consent(row) for row in await _CONSENTS.fetch(tx, [tx.community_id], after, limit, **asked)]
 
 
 async def list_consents_concerning(tx: Transaction, account_id: UUID, after: UUID | None, limit: int) -> list[Consent]:
     """Consents about an account or given by it, newest first."""
-    return [_consent(row) for row in await CONSENTS.fetch(tx, after, limit, (tx.community_id,), concerning=(account_id, account_id))]
+    return [_consent(row) for row in await _CONSENTS.fetch(tx, [tx.community_id], after, limit, concerning=(account_id, account_id))]
 
 
 def _consent(row: asyncpg.Record | None) -> Consent:

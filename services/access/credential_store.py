@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from servicekit.sealing import Sealed
 from services.access.doors import CredentialKind
 
@@ -41,12 +41,12 @@ async def insert_credential(tx: Transaction, credential: Credential, digest: byt
 _CREDENTIAL: Final = "SELECT credential_id, kind, account_id, label, issued_at, revoked_at FROM credentials"
 _LOCK_CREDENTIAL = _CREDENTIAL + " WHERE credential_id = $1 FOR UPDATE"
 _LOCK_LIVE = _CREDENTIAL + " WHERE account_id = $1 AND kind = $2 AND revoked_at IS NULL FOR UPDATE"
-CREDENTIALS: Final = Listing(
-    _CREDENTIAL,
+_CREDENTIALS = Listing(
+    select=_CREDENTIAL,
     key=("credential_id",),
     descending=True,
-    where="community_id = $1",
-    filters={"account_id": "account_id = {}", "kind": "kind = {}", "live": "revoked_at IS NULL"},
+    where="community_id = {}",
+    filters={"account_id": "account_id = {}", "kind": one_of("kind", CredentialKind), "live": "revoked_at IS NULL"},
 )
 
 
@@ -67,7 +67,7 @@ async def list_credentials(
 ) -> list[Credential]:
     """Credentials, newest first; only an account's, only of a kind; the revoked ones too when asked for."""
     asked = {"account_id": account_id, "kind": kind, "live": not revoked}
-    return [_credential(row) for row in await CREDENTIALS.fetch(tx, after, limit, (tx.community_id,), **asked)]
+    return [_credential(row) for row in await _CREDENTIALS.fetch(tx, [tx.community_id], after, limit, **asked)]
 
 
 def _credential(row: asyncpg.Record) -> Credential:

@@ -24,14 +24,25 @@ NEXT_BUILDING: Final = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A card that a door let in on. `key` tells uses apart."""
+class Spot:
+    """Where and when something happened. `key` tells it from all else at the same terminal."""
 
-    card: tuple[UUID, bytes]
+    community_id: UUID
+    device_id: str
     door_id: UUID
-    building_id: UUID | None
+    door_name: str
+    zone_id: UUID
     at: datetime
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A door let somebody in on a card, which is told by its holder and its digest."""
+
+    spot: Spot
+    card: tuple[UUID, bytes]
+    building_id: UUID | None
 
 
 def clones(uses: Iterable[Use]) -> list[tuple[Use, Use]]:
@@ -39,19 +50,27 @@ def clones(uses: Iterable[Use]) -> list[tuple[Use, Use]]:
     by_card: dict[tuple[UUID, bytes], list[Use]] = {}
     for use in uses:
         by_card.setdefault(use.card, []).append(use)
-    return [pair for its in by_card.values() for pair in pairwise(sorted(its, key=lambda use: (use.at, use.key))) if _too_soon(*pair)]
+    return [pair for its in by_card.values() for pair in pairwise(sorted(its, key=_when)) if _too_soon(*pair)]
+
+
+def _when(use: Use) -> tuple[datetime, str, str]:
+    return use.spot.at, use.spot.device_id, use.spot.key
 
 
 def _too_soon(one: Use, other: Use) -> bool:
-    if one.door_id == other.door_id:
+    if one.spot.door_id == other.spot.door_id:
         return False
     are_far = None not in (one.building_id, other.building_id) and one.building_id != other.building_id
-    return other.at - one.at < (NEXT_BUILDING if are_far else NEXT_DOOR)
+    return other.spot.at - one.spot.at < (NEXT_BUILDING if are_far else NEXT_DOOR)
 
 
 def bursts(refusals: Sequence[datetime]) -> list[datetime]:
-    """Of refusals at one terminal, in order, those that were at least the fifth within a minute."""
-    return [at for nth, at in enumerate(refusals) if nth + 1 >= REFUSALS_MAX and at - refusals[nth - REFUSALS_MAX + 1] <= REFUSALS_WITHIN]
+    """When refusals at one terminal, in order, were at least `REFUSALS_MAX` within `REFUSALS_WITHIN`: once in such a time."""
+    found: list[datetime] = []
+    for first, last in zip(refusals, refusals[REFUSALS_MAX - 1 :], strict=False):
+        if last - first <= REFUSALS_WITHIN and not (found and last - found[-1] <= REFUSALS_WITHIN):
+            found.append(last)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +83,12 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Somebody was let through a door of a zone. `key` tells moves apart."""
+    """Somebody was let through a door."""
 
-    zone_id: UUID
+    spot: Spot
     subject_id: UUID
     direction: Direction
     anti_passback: AntiPassback
-    at: datetime
-    key: str
 
 
 Presences = Mapping[tuple[UUID, UUID], Presence]
@@ -84,14 +101,14 @@ def follow(before: Presences, moves: Iterable[Move]) -> tuple[dict[tuple[UUID, U
     """
     after: dict[tuple[UUID, UUID], Presence] = {}
     found: list[Move] = []
-    for move in sorted(moves, key=lambda each: (each.at, each.key)):
-        place = (move.zone_id, move.subject_id)
+    for move in sorted(moves, key=lambda each: (each.spot.at, each.spot.device_id, each.spot.key)):
+        place, at = (move.spot.zone_id, move.subject_id), move.spot.at
         known = after.get(place) or before.get(place)
-        if known is not None and move.at <= known.since:
+        if known is not None and at <= known.since:
             continue
-        if is_inside(known, move.at) and move.direction is Direction.IN and move.anti_passback is not AntiPassback.OFF:
+        if is_inside(known, at) and move.direction is Direction.IN and move.anti_passback is not AntiPassback.OFF:
             found.append(move)
-        after[place] = Presence(move.direction is Direction.IN, move.at)
+        after[place] = Presence(move.direction is Direction.IN, at)
     return after, found
 
 

@@ -1,8 +1,8 @@
 """Keyed digests of what people hold and type, so that neither we nor a terminal keeps the number of a card or the digits of a PIN.
 
-Each community has a key of its own, which follows from the installation's. A community's terminals have it too, or they could decide nothing
-alone. So the digests keep numbers from whoever reads a database, a log or an event, and not from whoever opens a terminal with a screwdriver:
-a PIN has few digits, and who has the key can try them all.
+Each community has a key of its own, which follows from the installation's. A community's terminals have it too, or they could decide
+nothing alone. So the digests keep numbers from whoever reads a database, a log or an event, and not from whoever opens a terminal with a
+screwdriver: a PIN has few digits, and who has the key can try them all.
 """
 
 import base64

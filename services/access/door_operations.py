@@ -1,4 +1,4 @@
-"""Zones, doors, terminals and rules; which doors somebody may pass, and opening them from afar.
+"""Zones, doors, terminals and rules; which doors somebody may pass. Opening them from afar is in `opening_operations.py`.
 
 What a terminal is to know follows from all of these: whoever changes one says so to `snapshot_operations`.
 """
@@ -15,8 +15,7 @@ from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.households import list_members
 from servicekit.identifiers import new_id
 from servicekit.staff import list_staff
-from services.access import deciding_operations, door_store, entry_store, snapshot_operations
-from services.access.deciding_operations import Opening
+from services.access import door_store, entry_store, snapshot_operations
 from services.access.door_store import Door, Terminal, Zone
 from services.access.doors import AntiPassback, CredentialKind, Direction, DoorKind, ZoneKind, needs_a_face
 from services.access.entries import Entry, Rule, Times, Whom, WhomKind, entries_of
@@ -234,31 +233,3 @@ async def list_my_doors(tx: Transaction) -> list[MyDoor]:
     entries = await find_way(tx, tx.caller.account_id)
     zone = await find_time_zone(tx)
     return [MyDoor(door, entries[door.door_id].holds(tx.now, zone)) for door in await door_store.find_doors(tx, entries.keys())]
-
-
-async def open_my_door(tx: Transaction, door_id: UUID) -> Opening:
-    """Opens a door that the caller stands at, with their phone.
-
-    Raises NotFound for a door that never lets them in, and Conflict for one that does not now.
-    """
-    if door_id not in await find_way(tx, tx.caller.account_id):
-        raise door_unknown()
-    return await deciding_operations.open_by_phone(tx, await _entrance(tx, door_id, ""), tx.caller.account_id)
-
-
-async def open_door(tx: Transaction, door_id: UUID, device_id: str, reason: str) -> Opening:
-    """Opens a door from afar, at the terminal that is named or the one that lets in; the reason is kept. Raises NotFound."""
-    await get_door(tx, door_id)
-    return await deciding_operations.open_from_afar(tx, await _entrance(tx, door_id, device_id), tx.caller.account_id, reason)
-
-
-async def _entrance(tx: Transaction, door_id: UUID, device_id: str) -> str:
-    """The terminal of a door that is named, or the first that lets in."""
-    terminals = [
-        terminal.device_id
-        for terminal in await door_store.list_terminals_at(tx, [door_id])
-        if terminal.device_id == device_id or (not device_id and terminal.direction is Direction.IN)
-    ]
-    if not terminals:
-        raise terminal_unknown()
-    return terminals[0]

@@ -13,7 +13,7 @@ from servicekit.errors import FieldViolation, Invalid
 from servicekit.paging import page
 from servicekit.texts import text
 from servicekit.times import to_datetime, to_timestamp
-from services.access import door_operations, door_store, journal_store
+from services.access import door_operations, door_store, journal_store, opening_operations
 from services.access.deciding_operations import Opening
 from services.access.door_operations import DoorChange
 from services.access.door_store import Door, Terminal, Zone
@@ -168,7 +168,7 @@ def _terminal(terminal: Terminal, journals: Mapping[str, JournalState]) -> pb.Te
 async def open_door(tx: Transaction, request: pb.OpenDoorRequest) -> pb.DoorOpening:
     """Opens a door from afar."""
     reason = text(request.reason, "reason", lines=True)
-    return _opening(await door_operations.open_door(tx, UUID(request.door_id), request.device_id, reason))
+    return _opening(await opening_operations.open_door(tx, UUID(request.door_id), request.device_id, reason))
 
 
 async def list_my_doors(tx: Transaction, _request: pb.ListMyDoorsRequest) -> pb.ListMyDoorsResponse:
@@ -188,7 +188,7 @@ async def list_my_doors(tx: Transaction, _request: pb.ListMyDoorsRequest) -> pb.
 
 async def open_my_door(tx: Transaction, request: pb.OpenMyDoorRequest) -> pb.DoorOpening:
     """Opens a door that the caller stands at."""
-    return _opening(await door_operations.open_my_door(tx, UUID(request.door_id)))
+    return _opening(await opening_operations.open_my_door(tx, UUID(request.door_id)))
 
 
 def _opening(opening: Opening) -> pb.DoorOpening:

@@ -46,12 +46,12 @@ async def count_zones(tx: Transaction, zone_ids: Collection[UUID]) -> int:
     return count
 
 
-ZONES: Final = Listing("SELECT zone_id, name, kind, building_id FROM zones", key=("name",), where="community_id = $1")
+_ZONES = Listing(select="SELECT zone_id, name, kind, building_id FROM zones", key=("name",), where="community_id = {}")
 
 
 async def list_zones(tx: Transaction, after: str | None, limit: int) -> list[Zone]:
     """The community's zones by name."""
-    rows = await ZONES.fetch(tx, after, limit, (tx.community_id,))
+    rows = await _ZONES.fetch(tx, [tx.community_id], after, limit)
     return [Zone(row["zone_id"], row["name"], ZoneKind(row["kind"]), row["building_id"]) for row in rows]
 
 
@@ -101,7 +101,7 @@ async def update_door(tx: Transaction, door: Door) -> bool:
 _DOOR: Final = "SELECT door_id, zone_id, name, kind, credential_kinds, anti_passback, held_open_limit_s, in_use FROM doors"
 _FIND_DOOR = _DOOR + " WHERE door_id = $1"
 _LOCK_DOOR = _FIND_DOOR + " FOR UPDATE"
-DOORS: Final = Listing(_DOOR, key=("name",), where="community_id = $1", filters={"zone_id": "zone_id = {}"})
+_DOORS = Listing(select=_DOOR, key=("name",), where="community_id = {}", filters={"zone_id": "zone_id = {}"})
 
 
 async def find_door(tx: Transaction, door_id: UUID, *, lock: bool = False) -> Door | None:
@@ -112,7 +112,7 @@ async def find_door(tx: Transaction, door_id: UUID, *, lock: bool = False) -> Do
 
 async def list_doors(tx: Transaction, zone_id: UUID | None, after: str | None, limit: int) -> list[Door]:
     """The community's doors by name; only those of a zone."""
-    return [_door(row) for row in await DOORS.fetch(tx, after, limit, (tx.community_id,), zone_id=zone_id)]
+    return [_door(row) for row in await _DOORS.fetch(tx, [tx.community_id], after, limit, zone_id=zone_id)]
 
 
 _FIND_DOORS = _DOOR + " WHERE door_id = ANY($1::uuid[]) ORDER BY name"
@@ -183,10 +183,10 @@ async def remove_terminal(tx: Transaction, device_id: str) -> bool:
 _TERMINAL: Final = "SELECT device_id, door_id, direction, wanted_version, confirmed_version, last_reported_at FROM terminals"
 _FIND_TERMINAL = _TERMINAL + " WHERE community_id = $1 AND device_id = $2"
 _LIST_AT_DOORS = _TERMINAL + " WHERE door_id = ANY($1::uuid[]) AND removed_at IS NULL ORDER BY direction, device_id"
-TERMINALS: Final = Listing(
-    _TERMINAL,
+_TERMINALS = Listing(
+    select=_TERMINAL,
     key=("device_id",),
-    where="community_id = $1 AND removed_at IS NULL",
+    where="community_id = {} AND removed_at IS NULL",
     filters={"door_id": "door_id = {}", "behind": "confirmed_version < wanted_version"},
 )
 
@@ -199,7 +199,7 @@ async def find_terminal(tx: Transaction, device_id: str) -> Terminal | None:
 
 async def list_terminals(tx: Transaction, door_id: UUID | None, behind: bool, after: str | None, limit: int) -> list[Terminal]:
     """The community's terminals by device; only those of a door, only those that have not confirmed all that they are to know."""
-    return [_terminal(row) for row in await TERMINALS.fetch(tx, after, limit, (tx.community_id,), door_id=door_id, behind=behind)]
+    return [_terminal(row) for row in await _TERMINALS.fetch(tx, [tx.community_id], after, limit, door_id=door_id, behind=behind)]
 
 
 async def list_terminals_at(tx: Transaction, door_ids: Collection[UUID]) -> list[Terminal]:
@@ -233,7 +233,7 @@ _RULE: Final = "SELECT rule_id, zone_id, whom, whom_id, role, windows, valid_fro
 _FIND_RULE = _RULE + " WHERE rule_id = $1"
 _LOCK_RULE = _FIND_RULE + " FOR UPDATE"
 _END_RULE = "UPDATE access_rules SET valid_until = $2 WHERE rule_id = $1"
-RULES: Final = Listing(_RULE, key=("rule_id",), descending=True, where="community_id = $1", filters={"zone_id": "zone_id = {}"})
+_RULES = Listing(select=_RULE, key=("rule_id",), descending=True, where="community_id = {}", filters={"zone_id": "zone_id = {}"})
 
 
 async def find_rule(tx: Transaction, rule_id: UUID, *, lock: bool = False) -> Rule | None:
@@ -249,4 +249,4 @@ async def end_rule(tx: Transaction, rule_id: UUID, at: datetime) -> None:
 
 async def list_rules(tx: Transaction, zone_id: UUID | None, after: UUID | None, limit: int) -> list[Rule]:
     """The community's rules, newest first; only those of a zone."""
-    return [rule_of(row) for row in await RULES.fetch(tx, after, limit, (tx.community_id,), zone_id=zone_id)]
+    return [rule_of(row) for row in await _RULES.fetch(tx, [tx.community_id], after, limit, zone_id=zone_id)]

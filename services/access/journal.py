@@ -110,7 +110,8 @@ def _outside(held: Sequence[Segment], part: Part) -> list[tuple[int, int]]:
 
 def _segment(part: Part, first: int, last: int) -> Segment:
     previous_hash, last_hash = part.hash_at(first - 1), part.hash_at(last)
-    assert previous_hash is not None and last_hash is not None
+    assert previous_hash is not None
+    assert last_hash is not None
     return Segment(first, last, previous_hash, last_hash)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from services.access.passes import Pass, PassKind, PassState
 
 _LOCK_HOUSEHOLD = "SELECT pg_advisory_xact_lock(hashtextextended('access.passes ' || $1, 0))"
@@ -106,13 +106,13 @@ async def update_pass(tx: Transaction, changed: Pass) -> None:
 
 # Braces are when it is asked.
 _GOOD: Final = "ended_at IS NULL AND used_up_at IS NULL AND valid_until > {}"
-PASSES: Final = Listing(
-    _PASS,
+_PASSES = Listing(
+    select=_PASS,
     key=("pass_id",),
     descending=True,
-    where="community_id = $1",
+    where="community_id = {}",
     filters={
-        "kind": "kind = {}",
+        "kind": one_of("kind", PassKind),
         "household_id": "household_id = {}",
         PassState.INVITED: f"{_GOOD} AND confirmed_at IS NULL",
         PassState.CONFIRMED: f"{_GOOD} AND confirmed_at IS NOT NULL",
@@ -129,7 +129,7 @@ async def list_passes(
     asked: dict[str, object] = {"kind": kind, "household_id": household_id}
     if state is not None:
         asked[state.value] = tx.now
-    return [_pass(row) for row in await PASSES.fetch(tx, after, limit, (tx.community_id,), **asked)]
+    return [_pass(row) for row in await _PASSES.fetch(tx, [tx.community_id], after, limit, **asked)]
 
 
 def _pass(row: asyncpg.Record) -> Pass:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.listing import Listing
-from services.access.detection import Presence, Presences, Use
+from services.access.detection import Presence, Presences, Spot, Use
 from services.access.doors import CredentialKind, Direction
 
 
@@ -47,13 +47,13 @@ class Passage:
     note: str = ""
 
 
-_COLUMNS: Final = (
-    "passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id, "
-    "occurred_at, offline, card, opened_by, note"
-)
 # A decision that is repeated changes nothing, and neither does one that comes after the journal's word for it.
-_INSERT_DECISION = f"""
-INSERT INTO passages ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+_INSERT_DECISION = """
+INSERT INTO passages (
+    passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
+    occurred_at, offline, card, opened_by, note
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 ON CONFLICT (community_id, device_id, presentation_id) DO NOTHING
 """
 
@@ -63,11 +63,17 @@ async def insert_decision(tx: Transaction, passage: Passage) -> bool:
     return await tx.execute(_INSERT_DECISION, *_values(passage)) == 1
 
 
-_INSERT_OPENING = f"""
+_INSERT_OPENING = """
 WITH counted AS (
     UPDATE terminals SET command_counter = command_counter + 1 WHERE community_id = $2 AND device_id = $4 RETURNING command_counter
 )
-{_INSERT_DECISION} RETURNING (SELECT command_counter FROM counted)
+INSERT INTO passages (
+    passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
+    occurred_at, offline, card, opened_by, note
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+ON CONFLICT (community_id, device_id, presentation_id) DO NOTHING
+RETURNING (SELECT command_counter FROM counted)
 """
 
 
@@ -82,8 +88,11 @@ def _values(passage: Passage) -> list[Any]:
 
 
 # What a journal tells, happened: it wins over what was decided, whose other columns stay where the journal has none.
-_MERGE_TOLD = f"""
-INSERT INTO passages AS known ({_COLUMNS})
+_MERGE_TOLD = """
+INSERT INTO passages AS known (
+    passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
+    occurred_at, offline, card, opened_by, note
+)
 SELECT passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
     occurred_at, offline, card, NULL, ''
 FROM unnest(
@@ -113,17 +122,17 @@ async def merge_told(tx: Transaction, passages: Sequence[Passage]) -> None:
 
 
 _FIND_OPENED = """
-SELECT device_id, presentation_id FROM passages
+SELECT community_id, device_id, presentation_id FROM passages
 JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS asked (community_id, device_id, presentation_id)
 USING (community_id, device_id, presentation_id)
 WHERE outcome IN ('opened', 'requested')
 """
 
 
-async def find_opened(tx: Transaction, asked: Collection[tuple[UUID, str, str]]) -> set[tuple[str, str]]:
-    """Of these communities', terminals' and presentations' passages those, by terminal and presentation, that were openings already."""
+async def find_opened(tx: Transaction, asked: Collection[tuple[UUID, str, str]]) -> set[tuple[UUID, str, str]]:
+    """Of these communities', terminals' and presentations' passages those that were openings already."""
     rows = await tx.fetch(_FIND_OPENED, *(list(column) for column in zip(*asked, strict=True))) if asked else []
-    return {(row["device_id"], row["presentation_id"]) for row in rows}
+    return {(row["community_id"], row["device_id"], row["presentation_id"]) for row in rows}
 
 
 # Codes that opened.
@@ -155,10 +164,14 @@ class CodeUse:
     used_at: datetime
 
 
-async def use_code(tx: Transaction, use: CodeUse) -> bool:
-    """Uses a code up; False when it has opened a door before."""
-    row = ([use.community_id], [use.nonce], [use.door_id], [use.device_id], [use.presentation_id], [use.used_at])
-    return await tx.execute(_USE_CODES, *row) == 1
+async def use_code(tx: Transaction, use: CodeUse) -> UUID | None:
+    """Uses a code up, or returns the door that it has opened before."""
+    row = [[getattr(use, name)] for name in CodeUse.__slots__]
+    if await tx.execute(_USE_CODES, *row) == 1:
+        return None
+    used = await tx.fetchrow(_FIND_USED, *row[:2])
+    assert used is not None
+    return UUID(str(used["door_id"]))
 
 
 async def use_codes(tx: Transaction, uses: Sequence[CodeUse]) -> list[CodeUse]:
@@ -174,7 +187,8 @@ async def use_codes(tx: Transaction, uses: Sequence[CodeUse]) -> list[CodeUse]:
 # What detection needs to know.
 
 _FIND_USES = """
-SELECT DISTINCT passages.passage_id, owner_id, card, door_id, building_id, occurred_at, device_id, presentation_id
+SELECT DISTINCT passages.passage_id, passages.community_id, device_id, door_id, doors.name AS door_name, zone_id, building_id, occurred_at,
+    presentation_id, owner_id, card
 FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[]) AS asked (community, owner, shown, at)
 JOIN passages ON passages.owner_id = asked.owner AND passages.card = asked.shown
     AND passages.occurred_at BETWEEN asked.at - $5::interval AND asked.at + $5::interval AND passages.community_id = asked.community
@@ -195,29 +209,35 @@ async def find_uses(tx: Transaction, passages: Sequence[Passage], within: timede
     )
     return [
         Use(
+            spot=Spot(
+                community_id=row["community_id"],
+                device_id=row["device_id"],
+                door_id=row["door_id"],
+                door_name=row["door_name"],
+                zone_id=row["zone_id"],
+                at=row["occurred_at"],
+                key=row["presentation_id"],
+            ),
             card=(row["owner_id"], row["card"]),
-            door_id=row["door_id"],
             building_id=row["building_id"],
-            at=row["occurred_at"],
-            key=f"{row['device_id']} {row['presentation_id']}",
         )
         for row in await tx.fetch(_FIND_USES, *columns, within)
     ]
 
 
 _FIND_REFUSALS = """
-SELECT device_id, occurred_at, presentation_id FROM passages
+SELECT community_id, device_id, occurred_at FROM passages
 JOIN unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[]) AS asked (community, device, since, until)
     ON passages.community_id = asked.community AND passages.device_id = asked.device AND occurred_at BETWEEN asked.since AND asked.until
 WHERE outcome = 'refused' ORDER BY occurred_at
 """
 
 
-async def find_refusals(tx: Transaction, asked: Sequence[tuple[UUID, str, datetime, datetime]]) -> dict[str, list[datetime]]:
-    """When each of these terminals refused somebody, in order; each with its community, from an instant until another."""
-    found: dict[str, list[datetime]] = {}
+async def find_refusals(tx: Transaction, asked: Sequence[tuple[UUID, str, datetime, datetime]]) -> dict[tuple[UUID, str], list[datetime]]:
+    """When each of these communities' terminals refused somebody, in order, from an instant until another."""
+    found: dict[tuple[UUID, str], list[datetime]] = {}
     for row in await tx.fetch(_FIND_REFUSALS, *(list(column) for column in zip(*asked, strict=True))) if asked else []:
-        found.setdefault(row["device_id"], []).append(row["occurred_at"])
+        found.setdefault((row["community_id"], row["device_id"]), []).append(row["occurred_at"])
     return found
 
 
@@ -247,11 +267,15 @@ async def write_presences(tx: Transaction, community_of: dict[UUID, UUID], prese
 
 # Lists.
 
-PASSAGES: Final = Listing(
-    f"SELECT {_COLUMNS} FROM passages",
+_PASSAGES = Listing(
+    select="""
+    SELECT passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
+        occurred_at, offline, card, opened_by, note
+    FROM passages
+    """,
     key=("occurred_at", "passage_id"),
     descending=True,
-    where="community_id = $1",
+    where="community_id = {}",
     filters={
         "door_id": "door_id = {}",
         "account_id": "owner_id = {} AND account_id = {}",
@@ -268,7 +292,7 @@ async def list_passages(tx: Transaction, after: Cursor | None, limit: int, **ask
     """The community's passages, newest first; only of one `door_id`, `account_id`, `pass_id` or `outcome`, only one `owner_id`'s own."""
     if asked.get("account_id") is not None:
         asked["account_id"] = (asked["account_id"], asked["account_id"])
-    rows = await PASSAGES.fetch(tx, after, limit, (tx.community_id,), **asked)
+    rows = await _PASSAGES.fetch(tx, [tx.community_id], after, limit, **asked)
     return [_passage(row) for row in rows]
 
 

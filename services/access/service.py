@@ -9,6 +9,15 @@ import msgspec
 
 from linli.access.v1 import access_pb2
 from linli.access.v1.events_pb2 import AlarmClosed, AlarmRaised, DoorOpenRequested, EntryRefused, PassChanged
+from linli.device.v1.events_pb2 import (
+    CredentialPresented,
+    DeviceOffline,
+    DeviceOnline,
+    JournalUploaded,
+    ObjectObserved,
+    ObservationMade,
+    TerminalReported,
+)
 from linli.identity.v1.events_pb2 import HouseholdChanged, StaffChanged
 from linli.notification.v1.events_pb2 import Notified
 from linli.workorders.v1.events_pb2 import WorkOrderChanged
@@ -16,12 +25,24 @@ from servicekit import communities
 from servicekit.blobs import BlobSettings, open_blobs
 from servicekit.commands import CommandSigner
 from servicekit.config import SettingsError
-from servicekit.messaging import on
+from servicekit.messaging import on, on_batch, on_outside
 from servicekit.sealing import DATA_KEYS_PATTERN, KEY_PATTERN, data_keys
-from servicekit.service import Running, Service, contract
+from servicekit.service import Running, Service, contract, every, every_outside
 from servicekit.signing import Signer
 from servicekit.timers import timer
-from services.access import pass_operations, reactions, rpc, snapshot_operations
+from services.access import (
+    alarm_operations,
+    alarm_reactions,
+    care_operations,
+    journal_operations,
+    pass_operations,
+    passage_operations,
+    reactions,
+    rpc,
+    snapshot_operations,
+    syncing,
+    terminal_reactions,
+)
 from services.access.digests import MatchingKeys
 from services.access.pass_operations import VisitorRules
 
@@ -55,6 +76,7 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
         keys,
         VisitorRules(settings.visitor_passes_max),
         open_blobs(settings),
+        running.publisher,
     ]
 
 
@@ -70,9 +92,26 @@ SERVICE = Service(
         on(HouseholdChanged, reactions.refresh_doors_on_household_changed),
         on(StaffChanged, reactions.refresh_doors_on_staff_changed),
         on(WorkOrderChanged, reactions.follow_visit_on_work_order_changed),
+        on(WorkOrderChanged, alarm_reactions.follow_order_on_work_order_changed),
+        on(CredentialPresented, terminal_reactions.decide_on_credential_presented),
+        on_batch(JournalUploaded, terminal_reactions.take_in_on_journal_uploaded),
+        on_outside(TerminalReported, syncing.update_terminal_on_terminal_reported),
+        on_batch(ObservationMade, alarm_reactions.judge_on_observation_made),
+        on_batch(ObjectObserved, alarm_reactions.judge_persons_on_object_observed),
+        on(DeviceOffline, alarm_reactions.note_silence_on_device_offline),
+        on(DeviceOnline, alarm_reactions.note_return_on_device_online),
+    ],
+    jobs=[
+        every(minutes=5, run=alarm_operations.forget_old),
+        every(minutes=10, run=passage_operations.forget_old),
+        every_outside(seconds=1, run=syncing.send_news),
     ],
     timers=[
+        timer(alarm_operations.ESCALATION, alarm_operations.escalate),
+        timer(care_operations.QUIET, care_operations.judge_quiet),
+        timer(journal_operations.GAP, journal_operations.raise_gap),
         timer(pass_operations.TIMER, pass_operations.hear_time),
         timer(snapshot_operations.REFRESH, snapshot_operations.refresh_more),
     ],
+    nats_publishes=syncing.NATS_PUBLISHES,
 )

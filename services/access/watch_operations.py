@@ -48,7 +48,9 @@ async def plan_maintenance(
     begins = max(starts_at or tx.now, tx.now)
     if not begins < ends_at <= begins + MAINTENANCE_MAX:
         field = FieldViolation("ends_at", "access.maintenance_time", "must lie after the start, and at most 14 days after it")
-        raise Invalid("access.maintenance_time", "结束时间须在开始之后，且不超过 14 天", "The time of the maintenance is wrong", fields=[field])
+        raise Invalid(
+            "access.maintenance_time", "结束时间须在开始之后，且不超过 14 天", "The time of the maintenance is wrong", fields=[field]
+        )
     await check_zones(tx, [zone_id])
     planned = Maintenance(new_id(), zone_id, source_id, begins, ends_at, reason, 0)
     await watch_store.insert_maintenance(tx, planned)

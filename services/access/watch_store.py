@@ -47,16 +47,11 @@ async def insert_watch_point(tx: Transaction, point: WatchPoint) -> bool:
     return await tx.execute(_INSERT_WATCH_POINT, *row) == 1
 
 
-_COLUMNS: Final = "watch_point_id, source_id, name, kind, zone_id, in_use"
-_WATCH_POINT: Final = f"SELECT {_COLUMNS} FROM watch_points"
+_WATCH_POINT: Final = "SELECT watch_point_id, source_id, name, kind, zone_id, in_use, community_id FROM watch_points"
 _LOCK_WATCH_POINT = _WATCH_POINT + " WHERE watch_point_id = $1 FOR UPDATE"
-WATCH_POINTS: Final = Listing(
-    _WATCH_POINT, key=("name", "watch_point_id"), where="community_id = $1", filters={"zone_id": "zone_id = {}"}
-)
-_FIND_WATCH_POINTS = f"""
-SELECT community_id, {_COLUMNS} FROM watch_points
-WHERE (community_id, source_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))
-"""
+_WATCH_POINTS = Listing(select=_WATCH_POINT, key=("name", "watch_point_id"), where="community_id = {}", filters={"zone_id": "zone_id = {}"})
+_OF_SOURCES: Final = " WHERE (community_id, source_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))"
+_FIND_WATCH_POINTS = _WATCH_POINT + _OF_SOURCES
 _UPDATE_WATCH_POINT = "UPDATE watch_points SET name = $2, zone_id = $3, in_use = $4 WHERE watch_point_id = $1"
 
 
@@ -73,7 +68,7 @@ async def update_watch_point(tx: Transaction, point: WatchPoint) -> None:
 
 async def list_watch_points(tx: Transaction, zone_id: UUID | None, after: tuple[str, UUID] | None, limit: int) -> list[WatchPoint]:
     """The community's watch points by name; only those of a zone."""
-    return [_watch_point(row) for row in await WATCH_POINTS.fetch(tx, after, limit, (tx.community_id,), zone_id=zone_id)]
+    return [_watch_point(row) for row in await _WATCH_POINTS.fetch(tx, [tx.community_id], after, limit, zone_id=zone_id)]
 
 
 async def find_watch_points(tx: Transaction, sources: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], WatchPoint]:
@@ -107,7 +102,7 @@ async def insert_maintenance(tx: Transaction, planned: Maintenance) -> None:
 _MAINTENANCE: Final = "SELECT maintenance_id, zone_id, source_id, starts_at, ends_at, reason, suppressed FROM maintenances"
 _LOCK_MAINTENANCE = _MAINTENANCE + " WHERE maintenance_id = $1 FOR UPDATE"
 _END_MAINTENANCE = "UPDATE maintenances SET ends_at = $2 WHERE maintenance_id = $1"
-MAINTENANCES: Final = Listing(_MAINTENANCE, key=("maintenance_id",), descending=True, where="community_id = $1")
+_MAINTENANCES = Listing(select=_MAINTENANCE, key=("maintenance_id",), descending=True, where="community_id = {}")
 _FIND_MAINTENANCES = (
     _MAINTENANCE + " WHERE zone_id = ANY($1::uuid[]) AND starts_at <= $3::timestamptz AND ends_at > $2::timestamptz ORDER BY maintenance_id"
 )
@@ -130,7 +125,7 @@ async def end_maintenance(tx: Transaction, maintenance_id: UUID, at: datetime) -
 
 async def list_maintenances(tx: Transaction, after: UUID | None, limit: int) -> list[Maintenance]:
     """The community's maintenances, newest first."""
-    return [Maintenance(*row) for row in await MAINTENANCES.fetch(tx, after, limit, (tx.community_id,))]
+    return [Maintenance(*row) for row in await _MAINTENANCES.fetch(tx, [tx.community_id], after, limit)]
 
 
 async def find_maintenances(tx: Transaction, zone_ids: Collection[UUID], since: datetime, until: datetime) -> list[Maintenance]:

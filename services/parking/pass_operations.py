@@ -79,6 +79,20 @@ async def revoke_visitor_pass(tx: Transaction, household_id: UUID, visitor_pass_
     return visitor_pass
 
 
+async def follow_access_pass(
+    tx: Transaction,
+    pass_id: UUID,
+    household_id: UUID | None,
+    plate: str,
+    validity: tuple[datetime, datetime],
+    version: int,
+    ended_at: datetime | None,
+) -> None:
+    """A pass for doors comes with a plate: it lets the car in at the same time, and ends with the pass. `plate` is not empty."""
+    kept = VisitorPass(pass_id, household_id, plate, *validity, tx.resource(VisitorRules).free_minutes, ended_at)
+    await pass_store.keep_access_pass(tx, kept, version)
+
+
 async def deny_plate(tx: Transaction, lot_id: UUID, plate: str, reason: str) -> Denial:
     """Keeps a plate out of a lot. Raises NotFound, and Conflict when it is kept out already."""
     await get_lot(tx, lot_id)

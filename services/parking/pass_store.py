@@ -90,10 +90,10 @@ async def list_permits(tx: Transaction, lot_id: UUID, plate: str | None, after: 
 
 @dataclass(frozen=True, slots=True)
 class VisitorPass:
-    """A resident's invitation of one car."""
+    """An invitation of one car: a resident's, or one that goes with a pass for doors, which for a contractor is no household's."""
 
     visitor_pass_id: UUID
-    household_id: UUID
+    household_id: UUID | None
     plate: str
     valid_from: datetime
     valid_until: datetime
@@ -103,7 +103,11 @@ class VisitorPass:
 
 _VISIT: Final = "SELECT visitor_pass_id, household_id, plate, valid_from, valid_until, free_minutes, revoked_at FROM visitor_passes "
 _LOCK_HOUSEHOLD = "SELECT pg_advisory_xact_lock(hashtextextended('parking.visitor_passes ' || $1, 0))"
-_COUNT_VISITS = "SELECT count(*) FROM visitor_passes WHERE household_id = $1 AND valid_until > $2 AND revoked_at IS NULL"
+# Those that came from access are counted, shown and taken back there.
+_MADE_HERE: Final = "access_version IS NULL"
+_COUNT_VISITS = f"""
+SELECT count(*) FROM visitor_passes WHERE household_id = $1 AND valid_until > $2 AND revoked_at IS NULL AND {_MADE_HERE}
+"""  # noqa: S608
 
 
 async def count_visitor_passes(tx: Transaction, household_id: UUID) -> int:
@@ -126,10 +130,25 @@ async def insert_visitor_pass(tx: Transaction, visitor_pass: VisitorPass) -> Non
     await tx.execute(_INSERT_VISIT, *arguments, tx.caller.account_id)
 
 
-_REVOKE_VISIT = """
-UPDATE visitor_passes SET revoked_at = coalesce(revoked_at, $3) WHERE visitor_pass_id = $1 AND household_id = $2
+_KEEP_VISIT = """
+INSERT INTO visitor_passes AS known (
+    visitor_pass_id, community_id, household_id, plate, valid_from, valid_until, free_minutes, revoked_at, access_version
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (visitor_pass_id) DO UPDATE SET plate = excluded.plate, valid_from = excluded.valid_from, valid_until = excluded.valid_until,
+    revoked_at = excluded.revoked_at, access_version = excluded.access_version
+WHERE known.access_version < excluded.access_version
 """
-_SELECT_VISIT = _VISIT + "WHERE visitor_pass_id = $1 AND household_id = $2"
+
+
+async def keep_access_pass(tx: Transaction, kept: VisitorPass, version: int) -> None:
+    """Keeps the newest version of a pass that came from access. Its plate is one: an empty one would be that of every unread car."""
+    row = (kept.visitor_pass_id, tx.community_id, kept.household_id, kept.plate, kept.valid_from, kept.valid_until, kept.free_minutes)
+    await tx.execute(_KEEP_VISIT, *row, kept.revoked_at, version)
+
+
+_ONE_VISIT: Final = f"WHERE visitor_pass_id = $1 AND household_id = $2 AND {_MADE_HERE}"
+_REVOKE_VISIT = f"UPDATE visitor_passes SET revoked_at = coalesce(revoked_at, $3) {_ONE_VISIT}"  # noqa: S608
+_SELECT_VISIT = _VISIT + _ONE_VISIT
 
 
 async def revoke_visitor_pass(tx: Transaction, household_id: UUID, visitor_pass_id: UUID) -> VisitorPass | None:
@@ -139,7 +158,7 @@ async def revoke_visitor_pass(tx: Transaction, household_id: UUID, visitor_pass_
     return None if row is None else VisitorPass(**row)
 
 
-_VISITS = Listing(select=_VISIT, where="household_id = {}", key=("visitor_pass_id",), descending=True)
+_VISITS = Listing(select=_VISIT, where=f"household_id = {{}} AND {_MADE_HERE}", key=("visitor_pass_id",), descending=True)
 
 
 async def list_visitor_passes(tx: Transaction, household_id: UUID, after: UUID | None, limit: int) -> list[VisitorPass]:

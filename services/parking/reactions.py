@@ -5,6 +5,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from linli.access.v1.events_pb2 import PassChanged
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
 from linli.identity.v1.events_pb2 import VehicleRegistered, VehicleRemoved
@@ -13,7 +14,7 @@ from servicekit.errors import Invalid
 from servicekit.events import Received
 from servicekit.identifiers import parse_id, to_id
 from servicekit.times import to_datetime
-from services.parking import operations, pass_store
+from services.parking import operations, pass_operations, pass_store
 from services.parking.operations import ORIGIN, Seen
 from services.parking.plates import NotAPlate, normalise
 from services.parking.sessions import Movement
@@ -98,6 +99,18 @@ async def forget_vehicle_on_vehicle_removed(tx: Transaction, event: Received[Veh
     """A household has a vehicle no more."""
     vehicle_id = to_id(event.message.vehicle_id, "vehicle_id", _MALFORMED)
     await pass_store.save_vehicle(tx, vehicle_id, None, _plate(event.message.plate), (), event.version)
+
+
+async def follow_access_pass_on_pass_changed(tx: Transaction, event: Received[PassChanged]) -> None:
+    """A visitor's or contractor's pass comes with a plate, changed or ended. One without a plate is none of parking's."""
+    access_pass = event.message
+    plate = _plate(access_pass.plate)
+    if plate:
+        validity = to_datetime(access_pass.valid_from, "valid_from"), to_datetime(access_pass.valid_until, "valid_until")
+        household_id = to_id(access_pass.household_id, "household_id", _MALFORMED) if access_pass.household_id else None
+        ended_at = None if access_pass.active else event.occurred_at
+        pass_id = to_id(access_pass.pass_id, "pass_id", _MALFORMED)
+        await pass_operations.follow_access_pass(tx, pass_id, household_id, plate, validity, event.version, ended_at)
 
 
 def _camera_time(said: Timestamp) -> datetime:

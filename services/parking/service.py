@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from linli.access.v1.events_pb2 import PassChanged
 from linli.billing.v1.events_pb2 import ChargeRaised, PaymentRefunded, PaymentSucceeded
 from linli.device.v1.events_pb2 import GateAcknowledged, OpenedOffline, PlateRead
 from linli.identity.v1.events_pb2 import VehicleRegistered, VehicleRemoved
@@ -67,6 +68,7 @@ SERVICE = Service(
         on(GateAcknowledged, reactions.note_outcome_on_gate_acknowledged),
         on(PaymentSucceeded, reactions.release_vehicle_on_payment),
         on(PaymentRefunded, reactions.debit_session_on_refund),
+        on(PassChanged, reactions.follow_access_pass_on_pass_changed),
         communities.FOLLOWED,
         on(VehicleRegistered, reactions.remember_vehicle_on_vehicle_registered),
         on(VehicleRemoved, reactions.forget_vehicle_on_vehicle_removed),

@@ -1,13 +1,15 @@
 """The methods of linli.workorders.v1.WorkOrdersService about who gets an order."""
 
+from functools import partial
 from uuid import UUID
 
 from linli.workorders.v1 import workorders_pb2 as pb
 from servicekit.database import Transaction
+from servicekit.paging import page
 from servicekit.texts import in_callers_language, text
-from services.workorders import dispatch_operations, order_operations
+from services.workorders import dispatch_operations, list_store, order_operations, technician_store
 from services.workorders.dispatch import Candidate, explain, to_facts
-from services.workorders.order_rpc import order_message
+from services.workorders.order_rpc import order_message, order_messages
 
 
 async def dispatch_order(tx: Transaction, request: pb.DispatchOrderRequest) -> pb.Order:
@@ -34,6 +36,16 @@ def _candidate(candidate: Candidate) -> pb.Candidate:
         open_jobs=technician.open_jobs,
         distance_m=-1 if reason.distance_m is None else reason.distance_m,
     )
+
+
+async def list_open_jobs(tx: Transaction, request: pb.ListOpenJobsRequest) -> pb.ListJobsResponse:
+    """What the caller may take, the most urgent first; nothing for who is no technician."""
+    technician = await technician_store.find_technician(tx, tx.caller.account_id)
+    if technician is None or not technician.in_use:
+        return pb.ListJobsResponse()
+    fetch = partial(list_store.list_open_jobs, tx, technician.skills)
+    found, token = await page(request, tuple[int, int], fetch, lambda job: (job.priority, job.number))
+    return pb.ListJobsResponse(jobs=await order_messages(tx, found), next_page_token=token)
 
 
 async def accept_order(tx: Transaction, request: pb.AcceptOrderRequest) -> pb.Order:

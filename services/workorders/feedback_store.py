@@ -29,7 +29,8 @@ NEAR: Final = Listing(
     select=ORDER,
     key=("reported_at", "order_id"),
     descending=True,
-    where="community_id = {} AND reported_at BETWEEN {} AND {} AND order_id <> {} AND duplicate_of_order_id IS NULL AND state <> 'cancelled'",
+    where="community_id = {} AND reported_at BETWEEN {} AND {} AND order_id <> {} AND duplicate_of_order_id IS NULL AND "
+    "state <> 'cancelled'",
     filters={"building": "building_id = {}", "on_the_grounds": "building_id IS NULL"},
 )
 

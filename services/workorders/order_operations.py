@@ -116,7 +116,7 @@ def changed_event(order: Order) -> WorkOrderChanged:
         state="offered" if is_offered else order.state,
         category=order.category,
         priority=order.priority,
-        technician_account_id=str(order.technician_account_id or ""),
+        technician_account_id=str(order.technician_account_id or "") if order.accepted_at else "",
         visit_from=to_timestamp(order.visit_from),
         visit_until=to_timestamp(order.visit_until),
         closed=not order.is_open,

@@ -11,7 +11,7 @@ from servicekit.database import Transaction
 from servicekit.identifiers import derived_id, new_id
 from servicekit.paging import page
 from servicekit.rpc import Call, outside_transaction
-from servicekit.sealing import DataKeys, Sealed, SealBrokenError
+from servicekit.sealing import DataKeys, SealBrokenError, Sealed
 from servicekit.texts import in_callers_language, text
 from servicekit.times import to_datetime, to_timestamp
 from services.workorders import (
@@ -63,7 +63,7 @@ _WAITS_MESSAGE: Final = {waits: message for message, waits in _WAITS.items()}
 
 @outside_transaction
 async def report_order(call: Call, request: pb.ReportOrderRequest) -> pb.Order:
-    """Reports something. Outside, because the photos are looked at first; the order's id comes from the idempotency key, so that it is one."""
+    """Reports something. Outside, because the photos are looked at first; the order's id comes from the idempotency key, so it is one."""
     report = Report(
         category_id=UUID(request.category_id),
         title=text(request.title, "title"),

@@ -10,6 +10,7 @@ from servicekit.texts import text
 from servicekit.times import to_timestamp
 from services.workorders import order_operations, quote_operations, quote_store
 from services.workorders.order_store import find_order
+from services.workorders.photo_operations import is_party
 from services.workorders.quotes import Price, Quote, QuoteState, Unit
 
 _UNITS = {
@@ -68,10 +69,10 @@ async def quote_order(tx: Transaction, request: pb.QuoteOrderRequest) -> pb.Quot
 
 
 async def list_quotes(tx: Transaction, request: pb.ListQuotesRequest) -> pb.ListQuotesResponse:
-    """The quotes of an order, newest first, for those who answer, work on it or manage: what work costs is none of the neighbours' business."""
+    """The quotes of an order, newest first, for all who see it but the neighbours: what it costs is none of their business."""
     order_id = UUID(request.order_id)
     order, who = await find_order(tx, order_id), await order_operations.viewer(tx)
-    if order is None or not (who.reads_all or who.dispatches or who.speaks_for(order) or who.has_job(order)):
+    if order is None or not is_party(order, who):
         raise order_operations.order_unknown()
     quotes, token = await page(request, UUID, partial(quote_store.list_quotes, tx, order_id), lambda quote: quote.quote_id)
     return pb.ListQuotesResponse(quotes=[_quote(quote) for quote in quotes], next_page_token=token)

@@ -5,7 +5,7 @@ What RFC 5545 leaves open or forbids is refused here rather than guessed, and so
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, time
+from datetime import MAXYEAR, UTC, datetime, time
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -34,6 +34,7 @@ _SINGLE: Final = frozenset({"INTERVAL", "COUNT"})
 _PART: Final = re.compile(r"([A-Z]+)=([A-Z0-9,+-]+)")
 _NUMBER: Final = re.compile(r"[+-]?[1-9][0-9]{0,4}")
 _DAY: Final = re.compile(r"([+-]?[1-9][0-9]?)?(MO|TU|WE|TH|FR|SA|SU)")
+_UNTIL: Final = re.compile(r"[0-9]{8}(T[0-9]{6}Z?)?")
 _ORDINAL_MAX: Final[Mapping[str, int]] = {"MONTHLY": 5, "YEARLY": 53}
 # The calendar repeats itself after so many years, weekdays and leap years alike.
 _CYCLE_YEARS: Final = 400
@@ -52,9 +53,9 @@ def next_after(starts_at: datetime, recurrence: str, zone: ZoneInfo, after: date
     parts = _parse(recurrence)
     until = _until(parts.pop("UNTIL", ""), zone)
     # A rule that never comes is looked for until the last year there is. Started late in it, that takes a tenth of a second at most.
-    years = (datetime.max.year - 1 - starts_at.year) // _CYCLE_YEARS * _CYCLE_YEARS
+    years = (MAXYEAR - 1 - starts_at.year) // _CYCLE_YEARS * _CYCLE_YEARS
     rule = _rule(parts, _later(starts_at, years))
-    found = rule.after(_later(after.astimezone(zone).replace(tzinfo=None), years))
+    found = _following(rule, _later(after.astimezone(zone).replace(tzinfo=None), years))
     while found is not None:
         local = _later(found, -years)
         if until is not None and local > until:
@@ -62,8 +63,15 @@ def next_after(starts_at: datetime, recurrence: str, zone: ZoneInfo, after: date
         instant = local.replace(tzinfo=zone).astimezone(UTC)
         if instant > after:  # In the hour that comes twice, what is later by the clock on the wall may be earlier.
             return instant
-        found = rule.after(found)
+        found = _following(rule, found)
     return None
+
+
+def _following(rule: rrule, local: datetime) -> datetime | None:
+    try:
+        return rule.after(local)
+    except (ValueError, OverflowError):
+        return None  # The week in which the calendar ends has days that it does not have.
 
 
 def _later(local: datetime, years: int) -> datetime:
@@ -125,10 +133,11 @@ def _until(text: str, zone: ZoneInfo) -> datetime | None:
     if not text:
         return None
     try:
-        if len(text) == 8:
-            return datetime.combine(datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC), time.max)
-        if text.endswith("Z"):
-            return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None)
-        return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).replace(tzinfo=None)
+        if not _UNTIL.fullmatch(text):
+            raise ValueError
+        until = datetime.fromisoformat(text)
+        if until.tzinfo is not None:
+            return until.astimezone(zone).replace(tzinfo=None)
     except (ValueError, OverflowError):
         raise RecurrenceError(f"UNTIL cannot be {text[:20]}") from None
+    return datetime.combine(until, time.max) if "T" not in text else until

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
-from servicekit.errors import Conflict, Denied, Exhausted, NotFound
+from servicekit.errors import Denied, Exhausted, NotFound
 from servicekit.identifiers import new_id
 from servicekit.sealing import DataKeys
 from servicekit.staff import list_staff, roles_of
@@ -87,9 +87,9 @@ async def report_order(tx: Transaction, order_id: UUID, report: Report, photos: 
 
 
 async def _check_may_report(tx: Transaction, who: Viewer) -> None:
-    if not who.is_resident and not any(tx.caller.may(permission) for permission in _STAFF):
-        if not (await roles_of(tx, [who.account_id]))[who.account_id]:
-            raise Denied("workorders.not_a_resident", "仅限本小区住户和工作人员使用", "Only who lives or works here can report something")
+    is_staff = any(tx.caller.may(permission) for permission in _STAFF) or (await roles_of(tx, [who.account_id]))[who.account_id]
+    if not (who.is_resident or is_staff):
+        raise Denied("workorders.not_a_resident", "仅限本小区住户和工作人员使用", "Only who lives or works here can report something")
     if await list_store.count_open(tx, who.account_id, _OPEN_MAX) >= _OPEN_MAX:
         zh, en = "您未完成的工单过多", "You have too many open orders"
         raise Exhausted("workorders.too_many_open", zh, en, retry_after_s=3600)

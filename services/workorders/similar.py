@@ -3,6 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +19,7 @@ _BUILDING: Final = 200
 _GROUNDS: Final = 150
 _PLACE: Final = 50
 _TIME: Final = 200
-_WORDS: Final = 250
+_WORDS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +68,4 @@ def _dice_permille(one: str, other: str) -> int:
 
 def _pairs(text: str) -> set[str]:
     letters = [letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum()]
-    return {first + second for first, second in zip(letters, letters[1:], strict=False)}
+    return {first + second for first, second in pairwise(letters)}

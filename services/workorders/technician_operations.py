@@ -19,12 +19,10 @@ async def create_team(tx: Transaction, name: str, foreman_account_id: UUID | Non
 
 
 async def set_technician(tx: Transaction, technician: Technician) -> Technician:
-    """Enters a technician, or changes everything about one. Raises NotFound for the team, and Invalid for a shift that ends as it begins."""
+    """Enters a technician, or changes everything about one. Raises NotFound for the team, and Invalid for a shift that is none."""
     for index, shift in enumerate(technician.shifts):
         if shift.from_minute >= shift.until_minute:
-            field = FieldViolation(
-                f"shifts[{index}].until_minute", "workorders.shift_empty", "must be after the start; a night is two shifts"
-            )
+            field = FieldViolation(f"shifts[{index}].until_minute", "workorders.shift_empty", "must be after from_minute")
             raise Invalid("workorders.shift_empty", "班次结束须晚于开始", "A shift must end after it begins", fields=[field])
     if await technician_store.find_team(tx, technician.team_id) is None:
         raise NotFound("workorders.team_unknown", "没有找到该班组", "There is no such team")

@@ -16,7 +16,7 @@ _STEPS_MAX: Final = 1000
 
 
 async def plan_visit(tx: Transaction, order_id: UUID, visit_from: datetime, visit_until: datetime) -> Order:
-    """Notes when the caller comes. Raises NotFound, Conflict for who does not work on it, and Invalid for a time that is past or no time."""
+    """Notes when the caller comes. Raises NotFound, Conflict for who does not work on it, and Invalid for a time that is past or none."""
     order = await _worked_on(tx, order_id)
     if not visit_from < visit_until <= visit_from + _VISIT_MAX or visit_until <= tx.now:
         field = FieldViolation("visit_until", "workorders.visit_time", "must be in the future, and at most 12 hours after visit_from")
@@ -34,7 +34,7 @@ async def _worked_on(tx: Transaction, order_id: UUID) -> Order:
 
 
 async def arrive(tx: Transaction, order_id: UUID) -> Order:
-    """The caller is there. Raises NotFound, and Conflict for who does not work on it, a state that does not allow it, or before it is paid."""
+    """The caller is there. Raises NotFound, and Conflict; also before what was to be paid first is paid."""
     order = await order_operations.lock_job(tx, order_id)
     _check_paid(order)
     return await order_operations.move(tx, order, State.ON_SITE, "arrived", account_id=tx.caller.account_id)
@@ -57,7 +57,7 @@ async def resume(tx: Transaction, order_id: UUID) -> Order:
 
 async def go_on(tx: Transaction, order: Order, account_id: UUID | None) -> Order:
     """The order, whose row is locked, back in the state in which it was paused. Raises Conflict when it does not wait."""
-    return await order_operations.move(tx, order, order.paused_in or State.WAITING, "resumed", account_id=account_id)
+    return await order_operations.move(tx, order, order.paused_in or order.state, "resumed", account_id=account_id)
 
 
 def _check_paid(order: Order) -> None:
@@ -81,7 +81,7 @@ async def confirm(tx: Transaction, order_id: UUID) -> Order:
 
 
 async def reopen(tx: Transaction, order: Order, reason: str) -> Order:
-    """The caller says of an order, whose row is locked, that it is not done; somebody is found anew. One that is linked reopens its original.
+    """The caller says of an order, whose row is locked, that it is not done: somebody is found anew. A linked one reopens its original.
 
     Raises Conflict for an order that is not done, or was done too long ago.
     """

@@ -1,0 +1,211 @@
+"""Promises while nobody keeps them: warnings, the chain, each step once, whatever restarts; and clocks that stand still."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linli.notification.v1.events_pb2 import Notified
+from linli.workorders.v1 import workorders_pb2 as pb
+from linli.workorders.v1.events_pb2 import TargetMissed
+from servicekit.times import to_timestamp
+from services.workorders.service import SERVICE
+from tests.support import Servers, eventually
+from tests.workorders.arrange import MONDAY_10, Community, Person, Town, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+WEEKDAYS = [pb.WorkingHours(weekday=weekday, from_minute=540, until_minute=1080) for weekday in range(1, 6)]
+
+
+def promising(**minutes: Any) -> dict[str, Any]:
+    """What a category promises for usual orders, round the clock unless told otherwise."""
+    return {"targets": [pb.Targets(**({"priority": pb.PRIORITY_NORMAL, "round_the_clock": True} | minutes))]}
+
+
+async def passes(community: Community, order: pb.Order, *, until: datetime, warned: int = 0, missed: int = 0) -> None:
+    """Lets the clock go on until an instant, and waits until so many warnings and steps of the chain have happened in all."""
+    community.clock.now = until
+
+    async def happened() -> bool:
+        actions = await community.actions(order)
+        return (actions.count("warned"), actions.count("missed")) == (warned, missed)
+
+    await eventually(happened, f"{warned} warnings and {missed} misses")
+
+
+async def test_what_nobody_answers_is_warned_of_twice_and_goes_up_the_chain_step_by_step(community: Community) -> None:
+    foreman, manager = await community.staff("foreman"), await community.staff("property_manager")
+    committee = await community.staff("residents_committee_member")
+    await community.terms()
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await reporter.report(await community.category(**promising(response_minutes=15)))
+    due_at = MONDAY_10 + timedelta(minutes=15)
+    assert order.response_due_at == to_timestamp(due_at)
+
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=8), warned=1)
+    await foreman.is_told("warned")
+    await plumber.is_told("warned")
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=12), warned=2)
+    assert community.missed(order) == []
+
+    await passes(community, order, until=due_at, warned=2, missed=1)
+    await foreman.is_told("missed")
+    await reporter.is_told("late")
+    seen = await reporter.see(order)
+    assert (list(seen.missed), seen.HasField("response_due_at")) == (["response"], False)
+    told = (await community.event(TargetMissed, order_id=order.order_id)).message
+    assert (told.target, told.due_at, told.level, told.role) == ("response", to_timestamp(due_at), 1, "foreman")
+
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=23), warned=2, missed=2)
+    await manager.is_told("missed")
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=30), warned=2, missed=3)
+    await committee.is_told("missed")
+    await community.event(TargetMissed, order_id=order.order_id, level=3)
+    assert [level for _, level, _ in community.missed(order)] == [1, 2, 3]
+    assert (await foreman.notices()).count("missed") == (await manager.notices()).count("missed") == 1
+    assert (await reporter.notices()).count("late") == 1
+
+
+async def test_what_is_answered_in_time_escalates_nowhere(community: Community) -> None:
+    await community.terms()
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await reporter.report(await community.category(**promising(response_minutes=15)))
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=14), warned=2)
+    accepted = await plumber.accept(order)
+    assert not accepted.HasField("response_due_at")
+    witness = await reporter.report(await community.category(**promising(response_minutes=15)))
+    await passes(community, witness, until=MONDAY_10 + timedelta(hours=1), missed=3)
+    assert await community.actions(order) == ["reported", "triaged", "offered", "warned", "warned", "accepted"]
+    assert community.missed(order) == []
+
+
+async def test_a_timer_that_was_due_while_the_service_was_down_fires_once_and_late(servers: Servers, tmp_path: Path) -> None:
+    async with servers.database(SERVICE) as url:
+        async with town(servers, tmp_path, url) as before:
+            community = before.community()
+            foreman = await community.staff("foreman")
+            await community.terms(escalation_roles=["foreman", "property_manager"])
+            reporter, plumber = await community.resident(), await community.technician()
+            order = await reporter.report(await community.category(**promising(response_minutes=15)))
+            await passes(community, order, until=MONDAY_10 + timedelta(minutes=8), warned=1)
+        # Down from the eighth minute to the twenty-first: the second warning and the miss were due meanwhile.
+        before.clock.now = MONDAY_10 + timedelta(minutes=21)
+        async with town(servers, tmp_path, url, before.clock) as after:
+            community.town = after
+            told = (await community.event(TargetMissed, order_id=order.order_id)).message
+            assert told.due_at == to_timestamp(MONDAY_10 + timedelta(minutes=15))
+            await foreman.is_told("missed")
+            await community.event(Notified, account_id=str(reporter.account_id), kind="workorders.late")
+        async with town(servers, tmp_path, url, before.clock) as again:
+            community.town = again
+            await passes(community, order, until=MONDAY_10 + timedelta(minutes=23), warned=1, missed=2)
+            assert community.missed(order) == [("response", 2, "property_manager")]
+            accepted = await plumber.accept(order)
+            assert accepted.missed == ["response"]
+
+
+async def test_who_comes_late_before_the_timer_fires_has_missed_the_promise_all_the_same(servers: Servers, tmp_path: Path) -> None:
+    async with town(servers, tmp_path) as alone:
+        community = alone.community()
+        await community.terms()
+        reporter, plumber = await community.resident(), await community.technician()
+        order = await reporter.report(await community.category(**promising(response_minutes=15)))
+        (running,) = alone.running.host.running
+        assert running.database is not None
+        # The row is held, so no timer can judge it, until somebody has accepted it.
+        alone.clock.now = MONDAY_10 + timedelta(minutes=16)
+        accepted = await plumber.accept(order)
+        assert accepted.missed == ["response"]
+        await community.event(TargetMissed, order_id=order.order_id)
+        assert [level for _, level, _ in community.missed(order)] == [1]
+        assert (await community.actions(order)).count("missed") == 1
+
+
+async def on_site(community: Community, **promise: Any) -> tuple[Person, pb.Order]:
+    """An order on which somebody works, and who."""
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await plumber.accept(await reporter.report(await community.category(**promising(**promise))))
+    arrived: pb.Order = await plumber.call("ArriveOnSite", pb.ArriveOnSiteRequest(order_id=order.order_id))
+    return plumber, arrived
+
+
+async def pause(plumber: Person, order: pb.Order, waits_for: Any) -> pb.Order:
+    request = pb.PauseOrderRequest(order_id=order.order_id, waits_for=waits_for, reason="没人在家")
+    paused: pb.Order = await plumber.call("PauseOrder", request)
+    return paused
+
+
+async def test_waiting_for_the_resident_stops_the_clock_and_gives_the_time_back(community: Community) -> None:
+    plumber, order = await on_site(community, done_minutes=60)
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=40), warned=1)
+    paused = await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
+    assert not paused.HasField("done_due_at")
+    community.clock.advance(days=1)
+    resumed = await plumber.call("ResumeOrder", pb.ResumeOrderRequest(order_id=order.order_id))
+    assert resumed.done_due_at == to_timestamp(community.clock.now + timedelta(minutes=20))
+    resumed_at = community.clock.now
+    await passes(community, order, until=resumed_at + timedelta(minutes=8), warned=2)
+    await passes(community, order, until=resumed_at + timedelta(minutes=20), warned=2, missed=1)
+    assert [target for target, _, _ in community.missed(order)] == ["done"]
+
+
+async def test_waiting_for_a_part_does_not(community: Community) -> None:
+    plumber, order = await on_site(community, done_minutes=60)
+    paused = await pause(plumber, order, pb.WAITS_FOR_PART)
+    assert paused.done_due_at == to_timestamp(MONDAY_10 + timedelta(minutes=60))
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=48), warned=2)
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=60), warned=2, missed=1)
+
+
+async def test_each_promise_has_its_own_end_counted_from_the_report(community: Community) -> None:
+    await community.terms(escalation_roles=["foreman"])
+    reporter, plumber = await community.resident(), await community.technician()
+    promise = promising(response_minutes=10, on_site_minutes=30, done_minutes=60)
+    order = await reporter.report(await community.category(**promise))
+    assert (order.on_site_due_at, order.done_due_at) == tuple(to_timestamp(MONDAY_10 + timedelta(minutes=m)) for m in (30, 60))
+    await plumber.accept(order)
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=31), warned=3, missed=1)
+    arrived = await plumber.call("ArriveOnSite", pb.ArriveOnSiteRequest(order_id=order.order_id))
+    assert (list(arrived.missed), arrived.HasField("done_due_at")) == (["on_site"], True)
+    done = await plumber.finish(arrived)
+    assert list(done.missed) == ["on_site"]
+    witness = await reporter.report(await community.category(**promising(response_minutes=10)))
+    await passes(community, witness, until=community.clock.now + timedelta(minutes=61), missed=1)
+    assert (await community.actions(order)).count("missed") == 1
+
+
+async def test_usual_orders_wait_for_the_morning_and_urgent_ones_do_not(community: Community) -> None:
+    await community.terms(working_hours=WEEKDAYS)
+    community.clock.now = MONDAY_10 + timedelta(hours=10)  # eight in the evening
+    manager, category = community.manager, await community.category()
+    usual = await manager.report(category, household_id="")
+    urgent = await manager.report(category, household_id="", priority=pb.PRIORITY_URGENT)
+    assert usual.response_due_at == to_timestamp(MONDAY_10 + timedelta(hours=23, minutes=15))
+    assert urgent.response_due_at == to_timestamp(community.clock.now + timedelta(minutes=15))
+
+
+async def test_on_a_holiday_nobody_is_waited_for(community: Community) -> None:
+    await community.terms(working_hours=WEEKDAYS, follows_holidays=True)
+    # The first of October 2026, a Thursday; people work again on the eighth, and on Saturday the tenth in exchange.
+    community.clock.now = datetime.fromisoformat("2026-10-01T10:00+08:00")
+    order = await community.manager.report(await community.category(), household_id="")
+    assert order.response_due_at == to_timestamp(datetime.fromisoformat("2026-10-08T09:15+08:00"))
+    community.clock.now = datetime.fromisoformat("2026-10-10T10:00+08:00")
+    order = await community.manager.report(await community.category(), household_id="")
+    assert order.response_due_at == to_timestamp(datetime.fromisoformat("2026-10-10T10:15+08:00"))
+
+
+async def test_open_orders_keep_the_promises_and_the_chain_of_their_report(community: Community, workorders: Town) -> None:
+    await community.terms(escalation_roles=["foreman"])
+    reporter, category = await community.resident(), await community.category(**promising(response_minutes=15))
+    order = await reporter.report(category)
+    await community.call("UpdateCategory", pb.UpdateCategoryRequest(category_id=category, **promising(response_minutes=5)))
+    await community.terms(escalation_roles=["property_manager", "foreman"])
+    newer = await reporter.report(category)
+    assert newer.response_due_at == to_timestamp(MONDAY_10 + timedelta(minutes=5))
+    await passes(community, newer, until=MONDAY_10 + timedelta(minutes=9), missed=2)
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=15), warned=1, missed=1)
+    await community.event(TargetMissed, order_id=order.order_id)
+    assert community.missed(order) == [("response", 1, "foreman")]
+    assert (await community.event(TargetMissed, order_id=newer.order_id, level=1)).message.role == "property_manager"
