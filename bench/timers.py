@@ -93,7 +93,7 @@ def _bare_loop(url: str) -> Firing:
                     floor = floor or await connection.fetchval(EARLIEST)
                     if floor is not None and floor <= now:
                         row = await connection.fetchrow(TAKE, floor, now, [KIND], [])
-                    floor = row and row["try_at"]
+                    floor = None if row is None else row["try_at"]
                     if row is None:
                         await connection.execute("COMMIT")
                         await asyncio.sleep(LOOK_S)

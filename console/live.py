@@ -159,7 +159,7 @@ def _sentence(kind: str, event: dict[str, Any]) -> str:
         late = ", too late" if not event.get("in_time", True) else ""
         return f"{event['who']}  {_ORDER_TEXTS[kind]} #{event['number']} {event['title']}{late}"
     amount = f" {int(event['fen']) / 100:.2f} yuan" if kind == "paid" else ""
-    return f"{event.get('plate') or event.get('lane', '')}  {_TEXTS[kind]}{amount}"
+    return f"{event.get('plate') or event.get('lane') or event.get('who', '')}  {_TEXTS[kind]}{amount}"
 
 
 def _table(title: str, columns: tuple[str, ...], row: tuple[str, ...]) -> Table:

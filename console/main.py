@@ -193,8 +193,9 @@ def simulate(
     orders_per_hour: Annotated[int, typer.Option(min=0, max=3600)] = 60,
     minutes: Annotated[float, typer.Option(help="0 runs until it is stopped")] = 0,
 ) -> None:
-    """Drive cars, pass doors, bring waste and break things in the demonstration community, over the devices' own protocols and the API. Prints
-    what happens as JSON lines."""
+    """Let people come and go, drive, bring waste and have things repaired in the demonstration community, over the devices' own protocols.
+    Prints what happens as JSON lines.
+    """
     from console.simulator.day import Pace
     from console.simulator.day import simulate as run_simulator
 

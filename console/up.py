@@ -30,7 +30,7 @@ from infra.local.process import lock_holder
 READY_S = 60.0
 _WATCH_S = 1.0
 DEMONSTRATION = "demonstration.json"
-_OWNED = ("postgres", "nats", "logs", "images")
+_OWNED = ("postgres", "nats", "logs", "images", "terminals")
 
 
 class UpError(Exception):

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 
 from console.demonstration import Demonstration
+from console.simulator.doors import come_and_go, connect_doors, make_doors
 from console.simulator.sorting import make_bins, sort_waste, watch_points
 from console.simulator.town import Town
 from console.simulator.traffic import Traffic, connect_lanes, drive
@@ -31,14 +32,15 @@ async def simulate(folder: Path, pace: Pace) -> None:
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(trust_env=False, timeout=10.0, limits=limits) as client:
         town = Town(stored, folder, client)
-        traffic, bins = Traffic(town, town.visitor()), make_bins(town)
-        devices = [*connect_lanes(traffic), *(each.run() for each in bins), watch_points(town)]
+        traffic, bins, doors = Traffic(town, town.visitor()), make_bins(town), make_doors(town)
+        devices = [*connect_lanes(traffic), *(each.run() for each in bins), *connect_doors(doors), watch_points(town)]
         people = begin_work(town) if pace.orders_per_hour else []
         background = [asyncio.create_task(work) for work in (*devices, *people)]
         try:
             await asyncio.gather(
                 drive(traffic, pace.cars_per_minute, pace.minutes),
                 sort_waste(town, bins, pace.deposits_per_minute, pace.minutes),
+                come_and_go(doors, pace.passages_per_minute, pace.minutes),
                 make_trouble(town, pace.orders_per_hour, pace.minutes),
             )
         finally:

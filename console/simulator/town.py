@@ -5,6 +5,8 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any
 
 import httpx
 
-from console.demonstration import Demonstration
+from console.demonstration import Demonstration, DemonstrationResident
 from console.environment import newest_code
 
 # Before an access token ends, which is after ten minutes.
 _TOKEN_S = 480.0
+_NEIGHBOURS = 3
 
 
 def say(kind: str, **values: Any) -> None:
@@ -28,6 +31,15 @@ def say(kind: str, **values: Any) -> None:
         os._exit(0)  # nobody reads any more, as after `| head`: devices without power, not an error for each task and at exit
 
 
+@contextmanager
+def troubled(who: str) -> Iterator[None]:
+    """Tells what went wrong, and goes on."""
+    try:
+        yield
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        say("trouble", who=who, error=type(error).__name__)
+
+
 @dataclass(slots=True)
 class Town:
     """The demonstration, and how to reach it."""
@@ -37,21 +49,29 @@ class Town:
     client: httpx.AsyncClient
     chance: random.Random = field(default_factory=random.Random)
 
+    phones: dict[str, "Phone"] = field(default_factory=dict)
+
     def visitor(self) -> "Phone":
         """A visitor's phone, which signs in by one-time code."""
-        return Phone(self, self.demonstration.visitor_phone)
+        return self.resident(self.demonstration.visitor_phone)
 
     def resident(self, phone: str) -> "Phone":
-        """A resident's, by one-time code."""
-        return Phone(self, phone)
+        """A resident's, by one-time code; always the same one, because codes are few."""
+        return self.phones.setdefault(phone, Phone(self, phone))
 
     def manager(self) -> "Phone":
         """The property manager's, by password."""
-        return Phone(self, self.demonstration.manager_phone, self.demonstration.manager_password)
+        return self.staff(self.demonstration.manager_phone)
 
-    def technician(self, phone: str) -> "Phone":
-        """Somebody's who does work orders, by password."""
-        return Phone(self, phone, self.demonstration.manager_password)
+    def staff(self, phone: str) -> "Phone":
+        """Somebody's who works here, by password."""
+        return self.phones.setdefault(phone, Phone(self, phone, self.demonstration.manager_password))
+
+    def neighbours(self) -> list[DemonstrationResident]:
+        """Residents whose phones no walk of the README needs, nor a seed that was interrupted."""
+        plan = self.demonstration
+        known = [each for each in plan.residents if each.phone not in ("", plan.resident_phone) and each.account_id not in plan.pins]
+        return known[-_NEIGHBOURS:]
 
 
 class Phone:

@@ -16,14 +16,13 @@ from typing import Any, Final
 import httpx
 
 from console.demonstration import DemonstrationResident
-from console.simulator.town import Phone, Town, pay, say
+from console.simulator.town import Phone, Town, pay, say, troubled
 
 _LOOK_S = 4.0
 # How likely somebody does the next thing whenever they look.
 _READY = 0.25
 # Of so many urgent orders, one is left lying until its promise is missed; and of so many that were done, one was not done well.
 _FORGOTTEN_OF, _BOTCHED_OF = 20, 25
-_REPORTERS = 3
 _INTRUDERS_EVERY_S = 240.0
 _FRAMES = (5, 30)
 _FRAME_S = 0.5
@@ -66,17 +65,9 @@ def begin_work(town: Town) -> list[Coroutine[Any, Any, None]]:
     if not plan.technicians:
         return []
     return [
-        *(_work(town, town.technician(each.phone), each.name) for each in plan.technicians),
-        *(_follow_up(town, town.resident(each.phone), each.name) for each in _reporters(town)),
+        *(_work(town, town.staff(each.phone), each.name) for each in plan.technicians),
+        *(_follow_up(town, town.resident(each.phone), each.name) for each in town.neighbours()),
         _watch(town.manager()),
-    ]
-
-
-def _reporters(town: Town) -> list[DemonstrationResident]:
-    """Residents whom no walk of the README needs."""
-    plan = town.demonstration
-    return [each for each in plan.residents if each.phone not in ("", plan.resident_phone) and each.account_id not in plan.pins][
-        -_REPORTERS:
     ]
 
 
@@ -86,23 +77,14 @@ async def make_trouble(town: Town, orders_per_hour: int, minutes: float) -> None
         return
     end = time.monotonic() + minutes * 60 if minutes else float("inf")
     intruders = asyncio.create_task(_intrude(town))
-    reporters = [(each, town.resident(each.phone)) for each in _reporters(town)]
     try:
         while time.monotonic() < end:
-            resident, phone = town.chance.choice(reporters)
-            with _troubled(resident.name):
-                await _report(town, phone, resident)
+            resident = town.chance.choice(town.neighbours())
+            with troubled(resident.name):
+                await _report(town, town.resident(resident.phone), resident)
             await asyncio.sleep(town.chance.expovariate(orders_per_hour / 3600))
     finally:
         intruders.cancel()
-
-
-@contextlib.contextmanager
-def _troubled(who: str) -> Any:
-    try:
-        yield
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        say("trouble", who=who, error=type(error).__name__)
 
 
 async def _report(town: Town, phone: Phone, resident: DemonstrationResident) -> None:
@@ -123,7 +105,7 @@ async def _report(town: Town, phone: Phone, resident: DemonstrationResident) -> 
 
 async def _work(town: Town, phone: Phone, name: str) -> None:
     while True:
-        with _troubled(name):
+        with troubled(name):
             for path in ("/v1/me/jobs?page_size=50", "/v1/jobs:open?page_size=50"):
                 for job in (await phone.request("GET", path)).json()["jobs"]:
                     if (job["kind"] == "ORDER_KIND_ALARM" or job["title"] in TROUBLES) and town.chance.random() < _READY:
@@ -158,7 +140,7 @@ async def _go_on(town: Town, phone: Phone, name: str, job: dict[str, Any]) -> No
 
 async def _follow_up(town: Town, phone: Phone, name: str) -> None:
     while True:
-        with _troubled(name):
+        with troubled(name):
             for order in (await phone.request("GET", "/v1/me/work-orders?page_size=20")).json()["orders"]:
                 if order["title"] in TROUBLES and town.chance.random() < _READY:
                     await _answer(town, phone, name, order)
@@ -218,7 +200,7 @@ async def _watch(manager: Phone) -> None:
     seen: set[str] | None = None
     told = -1
     while True:
-        with _troubled("manager"):
+        with troubled("manager"):
             alarms = (await manager.request("GET", "/v1/alarms?page_size=20")).json()["alarms"]
             # What was there before the simulation is not news.
             for alarm in reversed(alarms if seen is not None else []):

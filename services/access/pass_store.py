@@ -104,7 +104,7 @@ async def update_pass(tx: Transaction, changed: Pass) -> None:
     await tx.execute(_UPDATE, *row, changed.ended_at, changed.used_up_at, changed.last_used_at, changed.version)
 
 
-# Braces are when it is asked.
+# A state but the last is a matter of time; braces are when it is asked.
 _GOOD: Final = "ended_at IS NULL AND used_up_at IS NULL AND valid_until > {}"
 _PASSES = Listing(
     select=_PASS,
@@ -128,7 +128,7 @@ async def list_passes(
     """Passes, newest first; only those of a kind, in a state, of a household."""
     asked: dict[str, object] = {"kind": kind, "household_id": household_id}
     if state is not None:
-        asked[state.value] = tx.now
+        asked[state.value] = True if state is PassState.ENDED else tx.now
     return [_pass(row) for row in await _PASSES.fetch(tx, [tx.community_id], after, limit, **asked)]
 
 

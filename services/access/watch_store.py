@@ -107,7 +107,7 @@ _FIND_MAINTENANCES = (
     _MAINTENANCE + " WHERE zone_id = ANY($1::uuid[]) AND starts_at <= $3::timestamptz AND ends_at > $2::timestamptz ORDER BY maintenance_id"
 )
 _ADD_SUPPRESSED = """
-UPDATE maintenances SET suppressed = suppressed + counted.suppressed
+UPDATE maintenances SET suppressed = maintenances.suppressed + counted.suppressed
 FROM unnest($1::uuid[], $2::bigint[]) AS counted (maintenance_id, suppressed) WHERE maintenances.maintenance_id = counted.maintenance_id
 """
 

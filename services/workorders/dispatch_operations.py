@@ -10,7 +10,6 @@ from uuid import UUID
 from servicekit import communities
 from servicekit.database import Transaction
 from servicekit.errors import Conflict
-from servicekit.staff import list_staff
 from servicekit.timers import Due, cancel_timers, set_timers
 from services.workorders import notices, order_operations, order_store, technician_operations, technician_store, terms_store
 from services.workorders.dispatch import Candidate, Need, Reason, Way, has_skill, rank, to_facts, weigh
@@ -74,7 +73,7 @@ async def _open_to_all(
     everybody = [each.technician.account_id for each in candidates]
     notices.tell(tx, everybody, opened, "open", ("可抢单，先到先得", "is open to whoever takes it first"))
     if not is_somebody_on_shift:
-        foremen = await list_staff(tx, "foreman")
+        foremen = await technician_operations.list_foremen(tx, None)
         notices.tell(tx, foremen, opened, "nobody_on_shift", ("当前无人在班，请安排", "finds nobody on shift, please see to it"))
     return opened
 

@@ -5,8 +5,16 @@ from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.errors import Conflict
-from servicekit.staff import list_staff
-from services.workorders import dispatch_operations, feedback_store, notices, order_operations, order_store, terms_store, work_operations
+from services.workorders import (
+    dispatch_operations,
+    feedback_store,
+    notices,
+    order_operations,
+    order_store,
+    technician_operations,
+    terms_store,
+    work_operations,
+)
 from services.workorders.orders import Kind, Order, State
 from services.workorders.similar import LIKENESS_MIN, WITHIN, Report, likeness
 
@@ -18,7 +26,7 @@ _LINKABLE: Final = frozenset({State.REPORTED, State.TRIAGED, State.DISPATCHED, S
 
 
 async def rate(tx: Transaction, order_id: UUID, stars: int, rating_text: str) -> Order:
-    """The reporter, or somebody of the household, rates a completion, once. One or two stars open the order again and tell the foremen.
+    """The reporter, or somebody of the household, rates a completion, once. One or two stars open the order again and tell the foreman.
 
     After the time for reopening the foremen are only told. Raises NotFound, and Conflict for an order that is not done, or is rated.
     """
@@ -31,7 +39,7 @@ async def rate(tx: Transaction, order_id: UUID, stars: int, rating_text: str) ->
     order = await order_operations.amend(tx, order, "rated", account_id=account_id, stars=stars, rating_text=rating_text)
     if stars > _BAD_STARS_MAX:
         return order
-    foremen = await list_staff(tx, "foreman")
+    foremen = await technician_operations.list_foremen(tx, order.team_id)
     notices.tell(tx, foremen, order, "rated_badly", (f"被评为 {stars} 星", f"was rated with {stars} of 5 stars"))
     terms = await terms_store.find_terms(tx, order.terms_id)
     assert order.done_at is not None

@@ -20,6 +20,8 @@ _GROUNDS: Final = 150
 _PLACE: Final = 50
 _TIME: Final = 200
 _WORDS: Final = 200
+# What a report says in more letters it has said in these.
+_LENGTH_MAX: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +69,5 @@ def _dice_permille(one: str, other: str) -> int:
 
 
 def _pairs(text: str) -> set[str]:
-    letters = [letter for letter in unicodedata.normalize("NFKC", text).casefold() if letter.isalnum()]
+    letters = [letter for letter in unicodedata.normalize("NFKC", text[:_LENGTH_MAX]).casefold() if letter.isalnum()]
     return {first + second for first, second in pairwise(letters)}

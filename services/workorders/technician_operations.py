@@ -5,6 +5,7 @@ from uuid import UUID
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, Denied, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
+from servicekit.staff import list_staff
 from services.workorders import technician_store
 from services.workorders.dispatch import Position, Technician
 from services.workorders.technician_store import Team
@@ -36,6 +37,14 @@ async def get_technician(tx: Transaction, account_id: UUID) -> Technician:
     if technician is None:
         raise NotFound("workorders.technician_unknown", "没有找到该维修人员", "There is no such technician")
     return technician
+
+
+async def list_foremen(tx: Transaction, team_id: UUID | None) -> list[UUID]:
+    """Who leads a team; without a team, or one that nobody leads, all foremen of the community."""
+    team = None if team_id is None else await technician_store.find_team(tx, team_id)
+    if team is not None and team.foreman_account_id is not None:
+        return [team.foreman_account_id]
+    return await list_staff(tx, "foreman")
 
 
 async def report_position(tx: Transaction, position: Position) -> None:

@@ -19,6 +19,7 @@ from linli.notification.v1.events_pb2 import Notified
 from linli.options.v1 import options_pb2
 from linli.workorders.v1.events_pb2 import WorkOrderChanged
 from servicekit.identifiers import new_id
+from servicekit.timers import Due
 from servicekit.times import to_timestamp
 from services.access import snapshot_operations
 from services.access.service import SERVICE
@@ -211,13 +212,15 @@ class Community:
         return await self.call("AddTerminal", request)  # type: ignore[no-any-return]
 
     async def settle(self) -> None:
-        """Waits until everybody's entries have been worked out anew after a change of doors or rules."""
-
-        async def settled() -> bool:
-            sql = "SELECT NOT EXISTS (SELECT FROM timers WHERE community_id = $1 AND kind = $2)"
-            return bool(await self.value(sql, self.community_id, snapshot_operations.REFRESH))
-
-        await eventually(settled, "the terminals' entries")
+        """Has everybody's entries worked out anew after a change of doors or rules, without waiting for the timer that does it."""
+        sql = "DELETE FROM timers WHERE community_id = $1 AND kind = $2 RETURNING name"
+        while True:
+            async with self.running.transaction("access", self.community_id) as tx:
+                due = await tx.fetch(sql, self.community_id, snapshot_operations.REFRESH)
+                for row in due:
+                    await snapshot_operations.refresh_more(tx, Due(snapshot_operations.REFRESH, self.community_id, row["name"], tx.now))
+            if not due:
+                return
 
     async def knows(self, device_id: str, subject_id: UUID | str) -> bool:
         """Whether a terminal is to know a subject."""
@@ -280,10 +283,10 @@ class Community:
 
 
 @asynccontextmanager
-async def town(servers: Servers, **more: str) -> AsyncIterator[Town]:
+async def town(servers: Servers, *, keep_streams: bool = False, **more: str) -> AsyncIterator[Town]:
     """A running access service; its clock stands at Monday, nine in the morning."""
     clock = TestClock(MONDAY_9)
     with tempfile.TemporaryDirectory() as folder:
         values = {**settings(folder), **{f"LINLI_ACCESS_{name.upper()}": value for name, value in more.items()}}
-        async with platform(servers, SERVICE, clock=clock, settings=values) as running:
+        async with platform(servers, SERVICE, clock=clock, settings=values, keep_streams=keep_streams) as running:
             yield Town(running, clock)

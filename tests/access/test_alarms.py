@@ -76,6 +76,24 @@ async def test_ten_thousand_frames_make_no_second_alarm(community: Community) ->
     assert (await alarm(community, camera)).observations == 10_000
 
 
+async def test_four_processes_that_hear_the_same_frames_at_once_raise_one_alarm_each_community(community: Community) -> None:
+    other, camera, start = Community(community.town, new_id()), source(), community.clock.now - timedelta(hours=1)
+    frames = [
+        Observation(derived_id(camera, str(n), str(each)), each, "intrusion", camera, start + timedelta(seconds=n))
+        for n in range(60)
+        for each in (community.community_id, other.community_id)
+    ]
+
+    async def hear() -> None:
+        for batch in range(0, 120, 30):
+            async with community.running.transaction("access", PLATFORM) as tx:
+                await alarm_operations.observe(tx, random.sample(frames[batch : batch + 30], 30))
+
+    await asyncio.gather(*(hear() for _ in range(4)))
+    for each in (community, other):
+        assert (await alarm(each, camera)).observations == 60
+
+
 async def test_a_late_frame_joins_two_alarms_and_one_of_them_is_over(community: Community) -> None:
     camera, at = source(), community.clock.now - timedelta(minutes=60)
     await set_rule(community, "intrusion", window_s=60)

@@ -1,6 +1,7 @@
-"""How long a quiet may last before somebody worries."""
+"""How long a quiet may last before somebody worries, and what is learned from what is noticed."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -8,6 +9,8 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servicekit.identifiers import new_id
+from services.access.care import CareKind, CarePlan, notice
 from services.access.rhythm import DAYS, HOURS, QUIET_MAX_MINUTES, QUIET_MIN_BY_DAY, QUIET_MIN_BY_NIGHT, Rhythm
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -92,3 +95,28 @@ def test_what_is_kept_stays_small_however_much_is_noticed(gaps: list[int], at: d
         rhythm, at = rhythm.learned(at, after, SHANGHAI), after
     assert len(rhythm.days) <= DAYS + 1
     assert all(0 <= quiet <= QUIET_MAX_MINUTES for day in rhythm.days.values() for quiet in day)
+
+
+def plan() -> CarePlan:
+    return CarePlan(new_id(), new_id(), CareKind.ACTIVITY, new_id(), (new_id(),), ("sensor",), (), MONDAY)
+
+
+def test_nothing_is_learned_from_a_quiet_in_which_a_sensor_was_silent() -> None:
+    times = [MONDAY + timedelta(hours=hour) for hour in (1, 9, 10)]
+    noticed, rhythm = notice(plan(), times[:1], Rhythm(), times[0], SHANGHAI)
+    noticed, rhythm = notice(replace(noticed, is_quiet_doubtful=True), times[1:2], rhythm, times[1], SHANGHAI)
+    assert not rhythm.days
+    noticed, rhythm = notice(noticed, times[2:], rhythm, times[2], SHANGHAI)
+    assert rhythm.days[MONDAY.date()][9] == 60
+
+
+def test_what_was_noticed_before_care_began_is_nobodys_business() -> None:
+    noticed, rhythm = notice(plan(), [MONDAY - timedelta(hours=1), MONDAY], Rhythm(), MONDAY, SHANGHAI)
+    assert (noticed.last_activity_at, rhythm.days) == (None, {})
+
+
+@given(st.lists(instants, min_size=1, max_size=30), st.data())
+def test_one_batch_says_the_same_in_any_order_and_twice(told: list[datetime], data: st.DataObject) -> None:
+    again = data.draw(st.permutations([*told, *data.draw(st.lists(st.sampled_from(told), max_size=5))]))
+    start = plan()
+    assert notice(start, again, Rhythm(), MONDAY, SHANGHAI) == notice(start, sorted(told), Rhythm(), MONDAY, SHANGHAI)

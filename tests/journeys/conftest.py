@@ -10,7 +10,7 @@ from tests.journeys.people import Town, Up, living
 
 @pytest.fixture(scope="module", params=[(), ("--separate",)], ids=["all in one", "one process each"])
 def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """`linli up`, ready."""
+    """`linli up`, ready. A module of which one way says enough chooses it: `ALL_IN_ONE`, `ONE_PROCESS_EACH`."""
     options: tuple[str, ...] = request.param
     started = Up(Path(tmp_path_factory.mktemp("linli")), *options)
     try:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
+import pytest
 
 from console.demonstration import Demonstration, DemonstrationLane
 from console.environment import newest_code
@@ -22,6 +23,9 @@ from tests.journeys.lots import open_lane
 from tests.support import eventually
 
 T = TypeVar("T")
+# How `linli up` runs the services of a test of which one way says enough.
+ALL_IN_ONE = pytest.mark.parametrize("up", [()], indirect=True, ids=["all in one"])
+ONE_PROCESS_EACH = pytest.mark.parametrize("up", [("--separate",)], indirect=True, ids=["one process each"])
 
 
 @dataclass(slots=True)
@@ -45,6 +49,24 @@ class Phone:
         assert answer.is_success, f"{verb} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    @asynccontextmanager
+    async def listening(self, told: "Told | None" = None) -> AsyncIterator["Told"]:
+        """What this account is told live for as long as the block, after what `told` has heard already."""
+        heard = told or Told()
+        headers = {"Authorization": f"Bearer {self.token}", "Accept-Language": "en"}
+        if heard.last_id:
+            headers["Last-Event-ID"] = heard.last_id
+        async with self.client.stream("GET", f"{self.url}/v1/me/notifications", headers=headers, timeout=None) as stream:
+            assert stream.status_code == 200
+            lines = stream.aiter_lines()
+            await anext(lines)
+            task = asyncio.create_task(heard.hear(lines))
+            try:
+                yield heard
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
     async def rows(self, path: str, name: str) -> list[Any]:
         """Every row of a list that answers with `name`, page by page. `path` has a query."""
         found: list[Any] = []
@@ -55,6 +77,38 @@ class Phone:
             token = page["next_page_token"]
             if not token:
                 return found
+
+
+@dataclass(slots=True)
+class Told:
+    """What an account was told, and where it can go on listening."""
+
+    notices: list[Any] = field(default_factory=list)
+    last_id: str = ""
+
+    async def hear(self, lines: AsyncIterator[str]) -> None:
+        """Takes in a stream until it ends."""
+        async for line in lines:
+            if line.startswith("id:"):
+                self.last_id = line[3:].strip()
+            elif line.startswith("data:"):
+                self.notices.append(msgspec.json.decode(line[5:]))
+
+    def of(self, link: str) -> list[str]:
+        """The kinds of what it was told about one thing, in order."""
+        return [notice["kind"] for notice in self.notices if notice["link"] == link]
+
+    async def hears(self, link: str, *kinds: str) -> None:
+        """Waits until it was told exactly this about one thing."""
+
+        async def has_heard() -> bool:
+            return self.of(link) == list(kinds)
+
+        try:
+            await eventually(has_heard)
+        except AssertionError:
+            assert self.of(link) == list(kinds)
+            raise
 
 
 @dataclass(slots=True)
@@ -102,8 +156,12 @@ class Town:
 
     async def manager(self) -> Phone:
         """The property manager's phone."""
+        return await self.staff(self.demonstration.manager_phone)
+
+    async def staff(self, phone: str) -> Phone:
+        """The phone of somebody of the staff, who signs in by password."""
         plan = self.demonstration
-        body = {"community_id": plan.community_id, "phone": plan.manager_phone, "password": plan.manager_password}
+        body = {"community_id": plan.community_id, "phone": phone, "password": plan.manager_password}
         tokens = await Phone(self.client, plan.gateway_url).call("POST", "/v1/sign-in/password", body)
         return Phone(self.client, plan.gateway_url, tokens["access_token"])
 

@@ -246,6 +246,22 @@ class Community:
         path.write_bytes(content)
 
 
+def promising(**minutes: Any) -> dict[str, Any]:
+    """What a category promises for usual orders, round the clock unless told otherwise."""
+    return {"targets": [pb.Targets(**({"priority": pb.PRIORITY_NORMAL, "round_the_clock": True} | minutes))]}
+
+
+async def passes(community: Community, order: pb.Order, *, until: datetime, warned: int = 0, missed: int = 0) -> None:
+    """Lets the clock go on until an instant, and waits until so many warnings and steps of the chain have happened in all."""
+    community.clock.now = until
+
+    async def happened() -> bool:
+        actions = await community.actions(order)
+        return (actions.count("warned"), actions.count("missed")) == (warned, missed)
+
+    await eventually(happened, f"{warned} warnings and {missed} misses")
+
+
 @asynccontextmanager
 async def town(servers: Servers, blobs: Path, database_url: str = "", clock: TestClock | None = None) -> AsyncIterator[Town]:
     """Workorders, running, on a Monday at ten; on a database that is there already, when it is named."""

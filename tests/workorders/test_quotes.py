@@ -150,6 +150,15 @@ async def test_what_is_to_be_paid_first_holds_the_work_until_it_is(job: Job) -> 
     await job.charge()
 
 
+async def test_work_that_waits_for_a_part_waits_for_the_payment_instead(job: Job) -> None:
+    request = pb.PauseOrderRequest(order_id=job.order.order_id, waits_for=pb.WAITS_FOR_PART, reason="等配件")
+    await job.technician.call("PauseOrder", request)
+    await job.agree(await job.quote(prepaid=True))
+    assert (await job.look()).waits_for == pb.WAITS_FOR_PAYMENT
+    await job.pay(await job.charge())
+    assert (await job.look()).state == pb.ORDER_STATE_ACCEPTED
+
+
 async def test_a_newer_quote_takes_the_place_of_the_open_and_of_the_agreed_one(job: Job) -> None:
     first, second = await job.quote(prepaid=True), await job.quote(("pipe", 300), prepaid=True)
     assert await job.quotes() == [("open", 3750), ("replaced", 3125)]

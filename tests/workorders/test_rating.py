@@ -36,7 +36,9 @@ async def test_a_good_rating_is_kept_and_the_technician_is_told(community: Commu
 
 
 async def test_a_bad_rating_opens_the_order_again_and_each_completion_is_rated_once(community: Community) -> None:
-    foreman = await community.staff("foreman")
+    other_foreman, foreman = await community.staff("foreman"), Person(community)
+    team = await community.call("CreateTeam", pb.CreateTeamRequest(name="水电班", foreman_account_id=str(foreman.account_id)))
+    community.team_id = team.team_id
     reporter, plumber, order = await done(community)
     reopened = await rate(reporter, order, 2, "还在漏")
     assert (reopened.state, reopened.reopened, reopened.stars) == (pb.ORDER_STATE_DISPATCHED, 1, 2)
@@ -48,6 +50,7 @@ async def test_a_bad_rating_opens_the_order_again_and_each_completion_is_rated_o
     again = await rate(reporter, order, 4)
     assert (again.state, again.stars) == (pb.ORDER_STATE_DONE, 4)
     assert (await foreman.notices()).count("rated_badly") == 1
+    assert "rated_badly" not in await other_foreman.notices()
 
 
 async def test_a_bad_rating_that_comes_late_is_told_and_reopens_nothing(community: Community) -> None:
