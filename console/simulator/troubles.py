@@ -50,7 +50,9 @@ TROUBLES: Final = {
     "门锁打不开": Trouble("door", "worn_lock", "更换锁芯", (("visit", 100), ("lock.core", 100))),
     "楼道有积水": Trouble("cleaning", "spill", "已清理"),
 }
-# What guards find: the cause, and what they write.
+# What is found where a camera saw somebody, and elsewhere: the cause, and what is written.
+_SOMEBODY = "有人"
+_MENDED = ("mended", "已处理")
 _FINDINGS = [
     ("courier", "外卖员翻越围栏，已劝离"),
     ("child_at_play", "儿童捡球，已送回"),
@@ -130,7 +132,9 @@ async def _go_on(town: Town, phone: Phone, name: str, job: dict[str, Any]) -> No
             items = [{"code": code, "quantity_hundredths": quantity} for code, quantity in trouble.items]
             await phone.request("POST", f"{path}/quotes", {"items": items})
         elif not any(quote["state"] == "QUOTE_STATE_OPEN" for quote in quotes):
-            cause, resolution = (trouble.cause, trouble.resolution) if trouble else town.chance.choice(_FINDINGS)
+            cause, resolution = (trouble.cause, trouble.resolution) if trouble else _MENDED
+            if job["title"].startswith(_SOMEBODY):
+                cause, resolution = town.chance.choice(_FINDINGS)
             if (await phone.request("POST", f"{path}:complete", {"cause": cause, "resolution": resolution})).is_success:
                 say("order_done", **told, cause=cause)
 

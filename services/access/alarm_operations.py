@@ -192,9 +192,10 @@ async def _tell_from(tx: Transaction, alarm: Alarm, step: int) -> None:
     while not accounts and step < last and alarm.escalate_after_s:
         step += 1
         accounts = await _audience(tx, alarm, step)
-    texts = texts_of(alarm.kind, alarm.place)
-    is_guardians = alarm.care_plan_id is not None and step == 0
-    link = "/v1/me/care-plans" if is_guardians else f"/v1/alarms/{alarm.alarm_id}"
+    is_care = alarm.care_plan_id is not None
+    # Whose home it is where nothing moves is nothing for a lock screen.
+    texts = texts_of(alarm.kind, "" if is_care else alarm.place)
+    link = "/v1/me/care-plans" if is_care and step == 0 else f"/v1/alarms/{alarm.alarm_id}"
     for account_id in accounts:
         tx.publish(Notified(account_id=str(account_id), kind="access.alarm_raised", text_zh=texts.zh, text_en=texts.en, link=link))
     if step != alarm.escalations:

@@ -13,7 +13,7 @@ from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import derived_id, new_id
 from servicekit.timers import Due, cancel_timers, set_timers
-from services.access import alarm_operations, alarm_store, care_store, consent_store, credential_store
+from services.access import alarm_operations, alarm_store, care_store, consent_store, credential_store, watch_store
 from services.access.alarm_rules import LEFT_SAFE_AREA, SENSOR_SILENT, STILL_PERSON
 from services.access.alarms import BACK_AGAIN, Alarm, Observation
 from services.access.areas import Position, is_area
@@ -215,6 +215,7 @@ async def _turn(tx: Transaction, plan: CarePlan) -> None:
 
 
 async def _raise(tx: Transaction, plan: CarePlan, kind: str) -> None:
+    points = await watch_store.find_watch_points(tx, [(plan.community_id, source_id) for source_id in plan.source_ids])
     seen = Observation(
         observation_id=derived_id(kind, str(plan.care_plan_id), str(plan.last_activity_at), str(plan.worry_at)),
         community_id=plan.community_id,
@@ -224,6 +225,8 @@ async def _raise(tx: Transaction, plan: CarePlan, kind: str) -> None:
         track_id=str(plan.care_plan_id),
         care_plan_id=plan.care_plan_id,
     )
+    for point in points.values():
+        seen = seen.placed(point.name, point.zone_id)
     await alarm_operations.observe(tx, [seen])
 
 

@@ -14,7 +14,7 @@ from services.access.snapshots import entry_of
 
 # Refusals are few, and most of those in one community's last minutes are at other terminals.
 _FIND_QUESTION = """
-SELECT door_id, doors.name AS door_name, zone_id, building_id, direction, credential_kinds, anti_passback, time_zone,
+SELECT door_id, doors.name AS door_name, doors.zone_id, building_id, direction, credential_kinds, anti_passback, time_zone,
     shown.subject_id, body,
     (SELECT invited_by FROM passes WHERE pass_id = shown.subject_id) AS invited_by,
     (SELECT entries FROM pass_entries WHERE pass_id = shown.subject_id AND pass_entries.door_id = doors.door_id) AS entries,
@@ -30,7 +30,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS shown ON true
 LEFT JOIN terminal_entries AS known ON known.community_id = $1 AND known.device_id = $2 AND known.subject_id = shown.subject_id
-LEFT JOIN presences USING (zone_id, subject_id)
+LEFT JOIN presences ON presences.zone_id = doors.zone_id AND presences.subject_id = shown.subject_id
 CROSS JOIN (
     SELECT count(*) FILTER (WHERE kind = 'pin' AND reason = 'unknown') AS misses, count(*) FILTER (WHERE occurred_at > $8) AS refusals
     FROM passages WHERE community_id = $1 AND outcome = 'refused' AND occurred_at > $7 AND device_id = $2

@@ -45,26 +45,13 @@ async def move(
             # Kept late, before its timer came to fire. The promise was missed all the same.
             order = await miss(tx, order, target, 1)
             after = replace(after, missed=order.missed, missed_at=order.missed_at)
-    written = await _write(tx, order, after, action, account_id, note)
-    for linked in await order_store.lock_linked(tx, order.order_id):
-        await _move_linked(tx, linked, written, action, account_id, note)
-    return written
+    return await _write(tx, order, after, action, account_id, note)
 
 
 def check_follows(order: Order, to: State) -> None:
     """Raises Conflict for a state that does not follow the order's."""
     zh, en = "工单当前状态不允许此操作", "The order's state does not allow this"
     advance(order.state, to, FOLLOWS, code="workorders.transition_not_allowed", zh=zh, en=en)
-
-
-async def _move_linked(tx: Transaction, linked: Order, original: Order, action: str, account_id: UUID | None, note: str) -> None:
-    if linked.state in _LINKED_FOLLOW.get(original.state, ()):
-        after = replace(advanced(linked, original.state, tx.now), cause=original.cause, resolution=original.resolution)
-        await _write(tx, linked, after, action, account_id, note)
-    elif linked.is_open:
-        # The reporter hears of each step of the original, under the number that they know.
-        shown = replace(linked, state=original.state, technician_account_id=None)
-        notices.tell_step(tx, replace(shown, state=linked.state), shown, action, account_id)
 
 
 async def amend(tx: Transaction, order: Order, action: str, *, account_id: UUID | None = None, note: str = "", **changes: Any) -> Order:
@@ -80,6 +67,14 @@ async def _write(tx: Transaction, before: Order, after: Order, action: str, acco
     if changed_event(after) != changed_event(before):
         tx.publish(changed_event(after), version=after.version)
     notices.tell_step(tx, before, after, action, account_id)
+    for linked in await order_store.lock_linked(tx, after.order_id):
+        if before.state is not after.state and linked.state in _LINKED_FOLLOW.get(after.state, ()):
+            followed = replace(advanced(linked, after.state, tx.now), cause=after.cause, resolution=after.resolution)
+            await _write(tx, linked, followed, action, account_id, note)
+        elif linked.is_open:
+            # Its reporter hears of each step of the original, under the number that they know.
+            told = replace(linked, technician_account_id=None, offered_to_account_id=None)
+            notices.tell_step(tx, replace(told, state=before.state), replace(told, state=after.state), action, account_id)
     return after
 
 

@@ -167,10 +167,14 @@ class Community:
     ) -> UUID:
         """A work order, whose visit may be agreed."""
         order_id = order_id or new_id()
-        event = WorkOrderChanged(order_id=str(order_id), state="done" if closed else "accepted", closed=closed)
-        if visit is not None:
-            event.visit_from.CopyFrom(to_timestamp(visit[0]))
-            event.visit_until.CopyFrom(to_timestamp(visit[1]))
+        begins, ends = visit or (None, None)
+        event = WorkOrderChanged(
+            order_id=str(order_id),
+            state="done" if closed else "accepted",
+            closed=closed,
+            visit_from=to_timestamp(begins),
+            visit_until=to_timestamp(ends),
+        )
         await self.deliver(event, version=version)
         return order_id
 
@@ -283,10 +287,10 @@ class Community:
 
 
 @asynccontextmanager
-async def town(servers: Servers, *, keep_streams: bool = False, **more: str) -> AsyncIterator[Town]:
+async def town(servers: Servers, **more: str) -> AsyncIterator[Town]:
     """A running access service; its clock stands at Monday, nine in the morning."""
     clock = TestClock(MONDAY_9)
     with tempfile.TemporaryDirectory() as folder:
         values = {**settings(folder), **{f"LINLI_ACCESS_{name.upper()}": value for name, value in more.items()}}
-        async with platform(servers, SERVICE, clock=clock, settings=values, keep_streams=keep_streams) as running:
+        async with platform(servers, SERVICE, clock=clock, settings=values) as running:
             yield Town(running, clock)

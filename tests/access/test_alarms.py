@@ -322,6 +322,16 @@ async def test_rules_that_are_in_force_are_listed_and_those_that_cannot_be_are_r
             await set_rule(community, "smoke", **disarming)
 
 
+async def test_a_community_has_as_many_rules_as_can_be_read_at_once(community: Community) -> None:
+    rules = """INSERT INTO alarm_rules SELECT gen_random_uuid(), $1, 'kind_' || n, NULL, true, 1, 60, 0, '[]', '', 0, $1, now()
+        FROM generate_series(1, 500) AS n"""
+    async with community.running.transaction("access", community.community_id) as tx:
+        await tx.execute(rules, community.community_id)
+    with pytest.raises(Conflict, match=r"access\.alarm_rules_many"):
+        await set_rule(community, "intrusion")
+    assert (await set_rule(community, "kind_1", severity=3)).customised
+
+
 async def test_a_device_that_names_another_community_raises_its_alarm_in_its_own(community: Community) -> None:
     other = Community(community.town, new_id())
     point = await watch_point(community)

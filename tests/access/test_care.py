@@ -173,6 +173,7 @@ async def test_only_the_person_and_their_guardians_see_the_plan(community: Commu
 async def test_a_quiet_that_is_longer_than_usual_worries_the_guardians_first_and_then_the_guard(community: Community) -> None:
     guard = await community.employ("property_staff")
     _, mother, daughter, sensor, _ = await cared_for(community)
+    point = await watch_point(community, sensor, kind=alarms_pb2.WATCH_POINT_KIND_SENSOR)
     await live(community, sensor, 9)
     [plan] = await plans(community, daughter)
     worry_at = plan.worry_at.ToDatetime(tzinfo=community.clock.now.tzinfo)
@@ -181,11 +182,11 @@ async def test_a_quiet_that_is_longer_than_usual_worries_the_guardians_first_and
     assert not messages(community, daughter)
     await pass_time(community, seconds=1)
     found = await open_alarm(community, mother)
-    assert (found.kind, found.severity) == ("still_person", SEVERITY_CRITICAL)
+    assert (found.kind, found.severity, found.place) == ("still_person", SEVERITY_CRITICAL, point.name)
     assert (await is_told(community, daughter)).link == "/v1/me/care-plans"
     assert not messages(community, guard)
     await pass_time(community, minutes=10)
-    await is_told(community, guard)
+    assert point.name not in str(await is_told(community, guard))
     await pass_time(community, hours=3)
     assert len(await alarms(community)) == 1
     assert len(messages(community, daughter)) == len(messages(community, guard)) == 1

@@ -283,4 +283,3 @@ async def test_passages_can_be_asked_for_by_outcome_and_page_by_page(community: 
     first = await community.call("ListPassages", pb.ListPassagesRequest(page_size=4))
     rest = await community.call("ListPassages", pb.ListPassagesRequest(page_size=4, page_token=first.next_page_token))
     assert len({each.passage_id for each in (*first.passages, *rest.passages)}) == 6
-

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from console.demonstration import Demonstration, DemonstrationLane
 from console.environment import newest_code
 from console.simulator.cameras import PushCamera, ViidCamera
 from console.simulator.gates import Gate
+from console.simulator.terminals import ConnectedTerminal, Terminal
+from servicekit.clock import Clock, system_clock
 from tests.journeys.lots import open_lane
 from tests.support import eventually
 
@@ -140,6 +142,28 @@ class Town:
         """One more lane, in a lot of the test's own; returns its camera, which pushes."""
         secret = await open_lane(manager, lot_id, name, entry=entry)
         return PushCamera(self.client, self.demonstration.ingest_url, name, secret)
+
+    @contextmanager
+    def terminal(self, device_id: str, folder: Path, clock: Clock = system_clock) -> Iterator[Terminal]:
+        """A door's terminal without its network; what it remembers is in a folder of its own in `folder`."""
+        made = Terminal(folder / device_id, device_id, self.demonstration.door_public_key, clock)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    @asynccontextmanager
+    async def online(self, terminal: Terminal, *, mqtt_port: int = 0) -> AsyncIterator[ConnectedTerminal]:
+        """The terminal on the network, for as long as the block; through another port when one is named."""
+        plan = self.demonstration
+        connected = ConnectedTerminal(plan.mqtt_host, mqtt_port or plan.mqtt_port, plan.secrets[terminal.device_id], terminal)
+        task = asyncio.create_task(connected.run())
+        try:
+            await asyncio.wait_for(connected.connected.wait(), 20)
+            yield connected
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def gate(self, lane: DemonstrationLane) -> Gate:
         """The lane's gate, connected over MQTT."""

@@ -22,6 +22,8 @@ from tests.servicekit.toy import INSERT, QUIET, Spoken, texts, toy
 from tests.support import Servers, TestClock, eventually, platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+# Handlers of one process.
+AT_ONCE = 4
 DUE = datetime(2026, 3, 1, 8, 15, tzinfo=UTC)
 
 
@@ -51,10 +53,16 @@ class Timed:
         async with self.database.transaction(community_id) as tx:
             return int(await tx.fetchval("SELECT count(*) FROM timers"))
 
+    async def all_looked_at(self) -> None:
+        """Waits until everything that is due was looked at: a timer that becomes due last is taken up last."""
+        community = new_id()
+        await self.set(community, due("looked", self.clock.now, kind="look"))
+        await self.written(community, "looked")
+
     @asynccontextmanager
     async def firing(self, **handlers: Handler) -> AsyncIterator[Timers]:
         """Fires the timers of these kinds for a block."""
-        timers = Timers(self.database, [timer(kind, run) for kind, run in handlers.items()])
+        timers = Timers(self.database, [timer("look", write), *(timer(kind, run) for kind, run in handlers.items())])
         timers.start()
         try:
             yield timers
@@ -91,11 +99,6 @@ def due(name: str = "at 15 minutes", at: datetime = DUE, subject_id: UUID | None
     return Due(kind, subject_id or new_id(), name, at)
 
 
-async def quiet() -> None:
-    """Long enough for what must not fire to have been looked at."""
-    await asyncio.sleep(1.1)
-
-
 async def test_a_timer_fires_once_when_it_is_due_in_its_community_and_is_gone(timed: Timed) -> None:
     here, there, subject = new_id(), new_id(), new_id()
     await timed.set(here, due("here", subject_id=subject), due("later", DUE + timedelta(hours=1), subject))
@@ -109,12 +112,12 @@ async def test_a_timer_fires_once_when_it_is_due_in_its_community_and_is_gone(ti
 
     async with timed.firing(response=judge):
         timed.clock.advance(minutes=14, seconds=59)
-        await quiet()
+        await timed.all_looked_at()
         assert seen == []
         timed.clock.advance(seconds=1)
         await timed.written(here, "here")
         await timed.written(there, "there")
-        await quiet()
+        await timed.all_looked_at()
     assert sorted(seen) == sorted([(here, due("here", subject_id=subject)), (there, due("there", subject_id=subject))])
     assert (await timed.pending(here), await timed.pending(there)) == (1, 0)
 
@@ -133,7 +136,7 @@ async def test_a_timer_that_is_moved_or_taken_back_does_not_fire_at_the_old_inst
     async with timed.firing(response=write, completion=write):
         timed.clock.now = DUE
         await timed.written(community, "of another kind")
-        await quiet()
+        await timed.all_looked_at()
         timed.clock.now = later
         await timed.written(community, "of another kind", "moved")
     assert await timed.pending(community) == 0
@@ -181,7 +184,7 @@ async def test_a_timer_whose_handler_fails_is_tried_again_later_each_time_and_ho
             timed.clock.advance(seconds=1)
             await all_failed(2)
             timed.clock.advance(seconds=1)
-            await quiet()
+            await timed.all_looked_at()
             await all_failed(2)
             is_mended = True
             timed.clock.advance(seconds=1)
@@ -223,7 +226,7 @@ async def test_whoever_changes_a_subject_takes_back_a_timer_that_is_just_firing(
             await has_begun.wait()
             await cancel_timers(tx, subject)
         timed.clock.advance(hours=1)
-        await quiet()
+        await timed.all_looked_at()
     assert await timed.texts(community) == []
 
 
@@ -235,7 +238,8 @@ async def test_what_became_due_while_no_process_ran_fires_at_the_next_start_the_
     async with timed.firing(response=write):
         await timed.written(community, *names)
     fired = await timed.texts(community)
-    assert all(abs(fired.index(name) - int(name)) < 10 for name in names)
+    # Those in work at once may overtake each other.
+    assert sum(abs(fired.index(name) - int(name)) for name in names) / len(names) < 5
 
 
 async def test_several_processes_share_the_work_and_fire_each_timer_once(timed: Timed) -> None:
@@ -258,7 +262,7 @@ async def test_several_processes_share_the_work_and_fire_each_timer_once(timed: 
             await stack.enter_async_context(Timed(timed.url, database, timed.clock).firing(response=judge(process)))
         timed.clock.now = DUE
         await timed.written(community, *names)
-        await quiet()
+        await timed.all_looked_at()
         assert sorted(await timed.texts(community)) == sorted(names)
     assert sum(done.values()) == 300
     assert len(done) > 1
@@ -275,18 +279,16 @@ async def test_a_process_that_stops_finishes_what_is_in_work_and_leaves_the_rest
         await write(tx, timer)
 
     async def have_begun() -> bool:
-        return len(begun) > 1
+        return len(begun) == AT_ONCE
 
     async with timed.firing(response=judge) as timers:
         await eventually(have_begun)
-        await asyncio.sleep(0.1)
-        in_work = list(begun)
         stopping = asyncio.create_task(timers.stop(5))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0)
         go_on.set()
         await stopping
-    assert sorted(await timed.texts(community)) == sorted(in_work)
-    assert await timed.pending(community) == 20 - len(in_work)
+    assert sorted(await timed.texts(community)) == sorted(begun)
+    assert await timed.pending(community) == 20 - AT_ONCE
 
 
 async def test_a_kind_that_nobody_judges_any_more_is_left_alone_and_told_of(timed: Timed) -> None:
@@ -344,7 +346,7 @@ async def test_a_timer_whose_process_is_killed_fires_in_the_next_one(timed: Time
     timed.clock.now = DUE
     async with timed.firing(response=write):
         await timed.written(community, "at 15 minutes")
-        await quiet()
+        await timed.all_looked_at()
     assert await timed.texts(community) == ["at 15 minutes"]
 
 

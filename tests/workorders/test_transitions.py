@@ -263,7 +263,7 @@ async def test_an_order_that_waits_for_a_payment_goes_on_by_itself_when_it_is_pa
     with pytest.raises(Conflict) as unpaid:
         await plumber.call("ResumeOrder", pb.ResumeOrderRequest(order_id=order.order_id))
     assert unpaid.value.code == "workorders.unpaid"
-    paid = {"origin": "workorders", "origin_id": order.order_id, "amount_fen": 12_000, "payment_id": str(new_id())}
+    paid: dict[str, Any] = {"origin": "workorders", "origin_id": order.order_id, "amount_fen": 12_000, "payment_id": str(new_id())}
     await community.publish(PaymentSucceeded(charge_id=str(new_id()), **paid))
     await community.publish(PaymentSucceeded(charge_id=str(charge_id), **paid))
 
