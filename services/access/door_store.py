@@ -72,6 +72,8 @@ class Door:
     in_use: bool = True
 
 
+# Two doors that get one name at a time: the second finds the first.
+_LOCK_NAMES = "SELECT pg_advisory_xact_lock(hashtextextended('access.doors ' || $1, 0))"
 _INSERT_DOOR = """
 INSERT INTO doors (door_id, community_id, zone_id, name, kind, credential_kinds, anti_passback, held_open_limit_s)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
@@ -80,6 +82,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
 
 async def insert_door(tx: Transaction, door: Door) -> bool:
     """Adds a door; False when another has its name."""
+    await tx.execute(_LOCK_NAMES, str(tx.community_id))
     row = (door.door_id, tx.community_id, door.zone_id, door.name, door.kind, list(door.credential_kinds))
     return await tx.execute(_INSERT_DOOR, *row, door.anti_passback, door.held_open_limit_s) == 1
 
@@ -94,6 +97,7 @@ WHERE door_id = $1 AND NOT EXISTS (
 
 async def update_door(tx: Transaction, door: Door) -> bool:
     """Changes a door, which the transaction has locked; False when another has its name."""
+    await tx.execute(_LOCK_NAMES, str(tx.community_id))
     row = (door.door_id, door.name, list(door.credential_kinds), door.anti_passback, door.held_open_limit_s, door.in_use)
     return await tx.execute(_UPDATE_DOOR, *row) == 1
 
@@ -151,6 +155,7 @@ class Terminal:
     last_reported_at: datetime | None
 
 
+_LOCK_DEVICE = "SELECT pg_advisory_xact_lock(hashtextextended('access.terminals ' || $1, 0))"
 _FIND_PLACED = "SELECT EXISTS (SELECT FROM terminals WHERE device_id = $1 AND removed_at IS NULL)"
 # One that was here before comes back with its versions and its counter.
 _PLACE_TERMINAL = """
@@ -163,6 +168,7 @@ SET door_id = excluded.door_id, direction = excluded.direction, added_at = exclu
 async def place_terminal(tx: Transaction, device_id: str, door_id: UUID, direction: Direction) -> bool:
     """Puts a device at one side of a door; False when it is at a door already, in this community or another."""
     community_id = tx.community_id
+    await tx.execute(_LOCK_DEVICE, device_id)
     await tx.enter(PLATFORM)
     is_placed = await tx.fetchval(_FIND_PLACED, device_id)
     await tx.enter(community_id)

@@ -118,15 +118,19 @@ async def list_versions(tx: Transaction, subject_id: UUID) -> dict[str, int]:
 
 # What one terminal is to hear.
 
-# A terminal that has more than we ever told it, because our database was restored, goes on from there.
+# A terminal that has more than we ever told it, because our database was restored, goes on from there; one that has less than it had
+# confirmed goes on from what it was to have. Either is told everything, once for however many reports of it.
 _CONFIRM = """
 UPDATE terminals SET
     confirmed_version = CASE WHEN $3 BETWEEN before.whole_version AND before.wanted_version
         THEN greatest(before.confirmed_version, $3) ELSE before.confirmed_version END,
-    wanted_version = CASE WHEN $3 > before.wanted_version THEN $3 + 1 ELSE before.wanted_version END,
+    wanted_version = CASE
+        WHEN $3 > before.wanted_version THEN $3 + 1
+        WHEN $3 < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
+        ELSE before.wanted_version END,
     whole_version = CASE
         WHEN $3 > before.wanted_version THEN $3 + 1
-        WHEN $3 < before.confirmed_version THEN before.wanted_version
+        WHEN $3 < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
         ELSE before.whole_version END,
     last_reported_at = $4
 FROM (

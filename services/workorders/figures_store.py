@@ -40,8 +40,7 @@ _AGGREGATES: Final = """
     count(open_since) AS open,
     coalesce(extract(epoch FROM $4::timestamptz - min(open_since)), -1)::bigint AS oldest_open_s,
     coalesce(sum(was_reopened) / count(was_reopened), -1)::bigint AS reopened_permille,
-    coalesce((sum(stars) FILTER (WHERE stars > 0 AND is_asked) * 100 + count(*) FILTER (WHERE stars > 0 AND is_asked) / 2)
-        / nullif(count(*) FILTER (WHERE stars > 0 AND is_asked), 0), -1)::bigint AS stars_hundredths
+    coalesce(round(100 * avg(stars) FILTER (WHERE stars > 0 AND is_asked)), -1)::bigint AS stars_hundredths
 """
 _BY_CATEGORY = f"""WITH {_JUDGED}, grouped AS (SELECT category_id AS group_id, {_AGGREGATES} FROM judged GROUP BY category_id)
 SELECT grouped.*, name_zh, name_en FROM grouped JOIN categories ON category_id = group_id ORDER BY code

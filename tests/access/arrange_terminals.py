@@ -124,7 +124,7 @@ class Device:
             await self.report()
             await self.hears()
             sql = "SELECT confirmed_version FROM terminals WHERE device_id = $1"
-            return bool(await self.community.value(sql, self.device_id) >= wanted)
+            return self.terminal.knowledge.version >= wanted and bool(await self.community.value(sql, self.device_id) >= wanted)
 
         await eventually(is_done, f"{self.device_id} has version {wanted}", every_s=0.05)
 

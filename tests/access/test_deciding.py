@@ -12,6 +12,7 @@ from linli.access.v1.windows_pb2 import WeeklyWindow
 from linli.device.v1.commands_pb2 import DeviceCommand
 from servicekit.commands import CommandKeys
 from servicekit.errors import Conflict
+from servicekit.events import Received
 from servicekit.identifiers import new_id
 from tests.access.arrange import ALL_KINDS, CARD, CODE, FACE, PHONE, PIN, Community, Home
 from tests.access.arrange_terminals import PUBLIC_KEY, alarm, alarms, answer, asks, digest, passages, presents
@@ -151,7 +152,7 @@ async def test_what_somebody_showed_more_than_ten_seconds_ago_opens_nothing_and_
 
 
 def _told(community: Community, presentation_id: str) -> list[Any]:
-    events = [*community.running.events(DoorOpenRequested), *community.running.events(EntryRefused)]
+    events: list[Received[Any]] = [*community.running.events(DoorOpenRequested), *community.running.events(EntryRefused)]
     return [each for each in events if each.message.presentation_id == presentation_id]
 
 

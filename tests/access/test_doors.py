@@ -1,5 +1,6 @@
 """Zones, doors, terminals and rules, as staff keep them and residents see them."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -126,6 +127,19 @@ async def test_a_terminal_is_at_one_door_and_knows_people_from_then_until_it_is_
     assert await community.wanted_version(gate.entrance) > before
 
 
+async def test_of_two_who_place_a_terminal_or_give_a_name_at_once_one_does(community: Community) -> None:
+    doors = [await community.door() for _ in range(4)]
+    placing = [
+        community.call("AddTerminal", pb.AddTerminalRequest(door_id=gate.door_id, device_id="contested", direction=pb.DIRECTION_OUT))
+        for gate in doors
+    ]
+    naming = [community.call("UpdateDoor", pb.UpdateDoorRequest(door_id=gate.door_id, name="东门")) for gate in doors]
+    for calls, reason in ((placing, "access.terminal_in_place"), (naming, "access.door_exists")):
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        refusals = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert [error.code for error in refusals if isinstance(error, Conflict)] == [reason] * 3
+
+
 async def test_terminals_that_are_behind_are_found(community: Community) -> None:
     gate, other = await community.door(), await community.door()
     await community.home()
@@ -145,8 +159,11 @@ async def test_a_door_that_takes_other_credentials_tells_its_terminal(community:
     gate = await community.door(kinds=[CARD])
     assert not await community.knows(gate.entrance, home.people[0])
     await community.call("UpdateDoor", pb.UpdateDoorRequest(door_id=gate.door_id, credential_kinds=[CARD, CODE]))
-    await community.settle()
-    assert await community.knows(gate.entrance, home.people[0])
+
+    async def knows() -> bool:
+        return await community.knows(gate.entrance, home.people[0])
+
+    await eventually(knows, "the timer that tells the terminals")
     await community.call("UpdateDoor", pb.UpdateDoorRequest(door_id=gate.door_id, in_use=False))
     await community.settle()
     assert not await community.knows(gate.entrance, home.people[0])

@@ -72,7 +72,7 @@ async def test_a_manager_finds_orders_by_what_they_ask_for(community: Community)
     await reporter.report(noise)
     urgent = await manager.report(leak, household_id="", priority=pb.PRIORITY_URGENT)
     done = await plumber.finish(await manager.report(leak, household_id=""))
-    asked = {
+    asked: dict[tuple[int, ...], dict[str, Any]] = {
         (3, 2, 1): {"open_only": True},
         (2,): {"kind": pb.ORDER_KIND_COMPLAINT},
         (4, 3, 1): {"category_id": leak},
