@@ -9,17 +9,19 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime, time, timedelta
 from statistics import median
 from time import perf_counter
 from typing import Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import httpx
 
+from bench.costs import by_cost, cpu_seconds, since
 from bench.http import Pool
 from bench.measure import Run, open_loop, report
+from console.environment import newest_code
 from console.seed import Api
 from console.up import Local
 from servicekit.database import Transaction
@@ -41,7 +43,9 @@ ROUND_S = 10.0
 ROUNDS = 3
 FIGURES = 5
 
-ADD_TEAMS: Final = "INSERT INTO teams (team_id, community_id, name) SELECT uuidv7(), $1, 'bench ' || n FROM generate_series(1, $2::int) AS n"
+ADD_TEAMS: Final = (
+    "INSERT INTO teams (team_id, community_id, name) SELECT uuidv7(), $1, 'bench ' || n FROM generate_series(1, $2::int) AS n"
+)
 ADD_TECHNICIANS: Final = """
 INSERT INTO technicians (account_id, community_id, name, team_id, skills, building_ids, shifts, in_use)
 SELECT uuidv7(), $1, 'bench ' || number, ($3::uuid[])[1 + number % cardinality($3::uuid[])], '{plumbing,electrics,doors}', '{}', '[]', true
@@ -117,6 +121,12 @@ sealed (order_id, phone)
 """
 
 
+RESIDENT_HOME: Final = """
+SELECT account_id, household_id, building_id FROM known_residents JOIN known_households USING (household_id) WHERE account_id = $1
+"""
+ZONE: Final = ZoneInfo("Asia/Shanghai")
+
+
 @dataclass(slots=True)
 class BareTransaction:
     """What a list's statement runs in without a service: one connection, one statement at a time."""
@@ -150,12 +160,205 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """A community with its orders, and who looks at them."""
+    """A community with its orders, and what its people ask for."""
 
     community_id: uuid.UUID
     technician_id: uuid.UUID
-    technicians: Sequence[uuid.UUID]
     team_id: uuid.UUID
     category_id: uuid.UUID
-    building_id: uuid.UUID
     reporter_id: uuid.UUID
+    building_id: uuid.UUID
+
+    def managers(self) -> list[Asked]:
+        """What a manager looks at."""
+        asked: list[tuple[str, str, dict[str, object]]] = [
+            ("all", "", {}),
+            ("open", "open_only=true", {"open_only": True}),
+            ("reported", "state=ORDER_STATE_REPORTED", {"state": "reported"}),
+            ("complaints that are open", "kind=ORDER_KIND_COMPLAINT&open_only=true", {"open_only": True, "kind": "complaint"}),
+            ("of a category", f"category_id={self.category_id}", {"category_id": self.category_id}),
+            ("emergencies", "priority=PRIORITY_EMERGENCY", {"priority": 1}),
+            ("of a team, open", f"team_id={self.team_id}&open_only=true", {"open_only": True, "team_id": self.team_id}),
+            ("of a technician", f"technician_account_id={self.technician_id}", {"technician_account_id": self.technician_id}),
+            ("of a building", f"building_id={self.building_id}", {"building_id": self.building_id}),
+            (
+                "of a building and a category, confirmed",
+                f"building_id={self.building_id}&category_id={self.category_id}&state=ORDER_STATE_CONFIRMED",
+                {"state": "confirmed", "category_id": self.category_id, "building_id": self.building_id},
+            ),
+            ("late", "missed_only=true", {"missed_only": True}),
+            ("late and open", "missed_only=true&open_only=true", {"open_only": True, "missed_only": True}),
+        ]
+        first = [Asked(name, f"/v1/work-orders?{path}", self._all(None, by)) for name, path, by in asked]
+        middle = ORDERS // 2
+        return [*first, Asked("from the middle on", f"/v1/work-orders?page_token={token(middle)}", self._all(middle, {}))]
+
+    def _all(self, after: int | None, by: dict[str, object]) -> Bare:
+        return lambda tx: list_store.ALL.fetch(tx, [self.community_id], after, PAGE_SIZE + 1, **by)
+
+    def technicians(self) -> list[Asked]:
+        """What a technician looks at."""
+        skills = ["plumbing", "electrics", ""]
+        return [
+            Asked("their jobs", "/v1/me/jobs", lambda tx: list_store.JOBS.fetch(tx, [self.technician_id, self.community_id], None, 21)),
+            Asked("jobs to take", "/v1/jobs:open", lambda tx: list_store.TO_TAKE.fetch(tx, [self.community_id, skills], None, 21)),
+        ]
+
+    def residents(self) -> list[Asked]:
+        """What a resident looks at."""
+        return [
+            Asked("their own", "/v1/me/work-orders", lambda tx: list_store.OWN.fetch(tx, [self.reporter_id, self.community_id], None, 21)),
+            Asked(
+                "their neighbours'",
+                "/v1/work-orders:public",
+                lambda tx: list_store.PUBLIC.fetch(tx, [self.community_id, [self.building_id]], None, 21),
+            ),
+        ]
+
+
+async def _found(superuser: "asyncpg.Connection[asyncpg.Record]", local: Local) -> Town:
+    """Puts the orders straight into the database."""
+    plan = local.demonstration
+    assert plan is not None
+    community_id, technician_id = uuid.UUID(plan.community_id), uuid.UUID(plan.technicians[0].account_id)
+    await superuser.execute("SELECT setseed(0.5)")
+    await superuser.execute(ADD_TEAMS, community_id, TEAMS)
+    team_ids = await superuser.fetchval("SELECT array_agg(team_id) FROM teams WHERE name LIKE 'bench%'")
+    await superuser.execute(ADD_TECHNICIANS, community_id, TECHNICIANS - 1, team_ids)
+    technician_ids = await superuser.fetchval("SELECT array_agg(account_id) FROM technicians WHERE name LIKE 'bench%'")
+    category_ids = await superuser.fetchval("SELECT array_agg(category_id ORDER BY code) FROM categories WHERE parent_id IS NOT NULL")
+    home = await superuser.fetchrow(RESIDENT_HOME, uuid.UUID(plan.residents[0].account_id))
+    assert home is not None
+    counts = (ORDERS, HOUSEHOLDS, YEARS, BUILDINGS, RECENT)
+    people = [technician_id, *technician_ids]
+    await superuser.execute(
+        ADD_ORDERS, community_id, category_ids, people, *counts, home["household_id"], home["building_id"], home["account_id"]
+    )
+    await superuser.execute(ADD_PHOTOS)
+    keys = data_keys(local.children["workorders"].environment["LINLI_WORKORDERS_DATA_KEYS"])
+    shown = [row["order_id"] for row in await superuser.fetch(LISTED, ORDERS)]
+    phones = [keys.seal(b"13800000000", phone_row(order_id)).data for order_id in shown]
+    await superuser.execute(ADD_CONTACTS, community_id, keys.key_id, shown, phones)
+    await superuser.execute("VACUUM ANALYZE")
+    await superuser.execute("CHECKPOINT")
+    return Town(community_id, technician_id, team_ids[0], category_ids[0], home["account_id"], home["building_id"])
+
+
+async def measure(local: Local) -> None:
+    """Prints the figures."""
+    plan = local.demonstration
+    assert plan is not None
+    superuser = await asyncpg.connect(local.postgres.url("linli_workorders"))
+    began = perf_counter()
+    town = await _found(superuser, local)
+    report("4 lists, made", orders=ORDERS, seconds=perf_counter() - began)
+    tx = cast(Transaction, BareTransaction(superuser, town.community_id))
+    manager = await _head(local, plan.manager_phone)
+    async with Pool(local.gateway_url) as pool:
+        await _lists(local, "managers'", town.managers(), pool, manager, tx)
+        await _lists(local, "technicians'", town.technicians(), pool, await _head(local, plan.technicians[0].phone), tx)
+        await _lists(local, "residents'", town.residents(), pool, await _head_by_code(local, plan.residents[0].phone), tx)
+        await _figures(pool, manager, tx)
+    await superuser.close()
+
+
+async def _head(local: Local, phone: str) -> bytes:
+    """What follows the first line of a staff member's requests."""
+    plan = local.demonstration
+    assert plan is not None
+    body = {"community_id": plan.community_id, "phone": phone, "password": plan.manager_password}
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        tokens = await Api(client, local.gateway_url).call("POST", "/v1/sign-in/password", body)
+    return _authorized(tokens)
+
+
+async def _head_by_code(local: Local, phone: str) -> bytes:
+    """The same for a resident."""
+    plan = local.demonstration
+    assert plan is not None
+    body = {"community_id": plan.community_id, "phone": phone}
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        api = Api(client, local.gateway_url)
+        await api.call("POST", "/v1/sign-in/codes", body)
+        tokens = await api.call("POST", "/v1/sign-in/code", {**body, "code": newest_code(local.folder, phone)})
+    return _authorized(tokens)
+
+
+def _authorized(tokens: Any) -> bytes:
+    return f" HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {tokens['access_token']}\r\n".encode()
+
+
+async def _lists(local: Local, whose: str, asked: Sequence[Asked], pool: Pool, head: bytes, tx: Transaction) -> None:
+    """Each list in turn, through the gateway and bare."""
+    times: dict[str, list[float]] = defaultdict(list)
+    bare_times: dict[str, list[float]] = defaultdict(list)
+
+    async def listed(number: int) -> bool:
+        each, began = asked[number % len(asked)], perf_counter()
+        status, body = await pool.request(b"GET " + each.path.encode() + head)
+        times[each.name].append(perf_counter() - began)
+        return status == httpx.codes.OK and b"order_id" in body
+
+    async def bare(number: int) -> bool:
+        each, began = asked[number % len(asked)], perf_counter()
+        rows = await each.bare(tx)
+        bare_times[each.name].append(perf_counter() - began)
+        return bool(rows)
+
+    await open_loop(listed, per_second=PER_SECOND, seconds=2)
+    await open_loop(bare, per_second=PER_SECOND, seconds=2)
+    times.clear()
+    bare_times.clear()
+    runs: list[Run] = []
+    bare_runs: list[Run] = []
+    costs: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        before = cpu_seconds(local)
+        runs.append(await open_loop(listed, per_second=PER_SECOND, seconds=ROUND_S))
+        costs.append(since(before, cpu_seconds(local), len(runs[-1].latencies)))
+        bare_runs.append(await open_loop(bare, per_second=PER_SECOND, seconds=ROUND_S))
+    p50, p99 = (median(run.percentile_ms(percent) for run in runs) for percent in (50, 99))
+    bare_p50, bare_p99 = (median(run.percentile_ms(percent) for run in bare_runs) for percent in (50, 99))
+    report(
+        f"4 lists, {whose}",
+        load=f"{ORDERS} orders, pages of {PAGE_SIZE}, {PER_SECOND}/s open loop, {ROUNDS} x {ROUND_S} s",
+        p50_ms=p50,
+        p99_ms=p99,
+        wrong=sum(run.failures for run in (*runs, *bare_runs)),
+        bare_p50_ms=bare_p50,
+        bare_p99_ms=bare_p99,
+        ratio_p50=p50 / bare_p50,
+        ratio_p99=p99 / bare_p99,
+        each_p50_ms={name: [_median_ms(seconds), _median_ms(bare_times[name])] for name, seconds in times.items()},
+        each_is="through the gateway, and bare",
+        microseconds_by_process=by_cost({process: median(cost[process] for cost in costs) for process in costs[0]}),
+    )
+
+
+def _median_ms(seconds: Sequence[float]) -> float:
+    return round(median(seconds) * 1000, 3)
+
+
+async def _figures(pool: Pool, head: bytes, tx: Transaction) -> None:
+    """The figures of the last 366 days, one after the other."""
+    today = tx.now.astimezone(ZONE).date()
+    first = today - timedelta(days=365)
+    start, end = (datetime.combine(day, time(), ZONE).astimezone(UTC) for day in (first, today + timedelta(days=1)))
+    for by, bare in (("CATEGORY", figures_store.by_category), ("TEAM", figures_store.by_team)):
+        path = f"/v1/work-order-figures?from_day={first}&until_day={today}&by=FIGURES_BY_{by}".encode()
+        own, bare_own = [], []
+        for _ in range(FIGURES):
+            began = perf_counter()
+            status, _body = await pool.request(b"GET " + path + head)
+            own.append(perf_counter() - began)
+            assert status == httpx.codes.OK
+            began = perf_counter()
+            groups = await bare(tx, start, end)
+            bare_own.append(perf_counter() - began)
+        report(
+            f"4 figures by {by.lower()}",
+            load=f"{ORDERS} orders, {sum(group.reported for group in groups)} of them in 366 days, {FIGURES} times",
+            p50_ms=_median_ms(own),
+            bare_p50_ms=_median_ms(bare_own),
+            ratio_p50=median(own) / median(bare_own),
+        )

@@ -59,7 +59,7 @@ JOIN doors USING (door_id, community_id)
 
 async def find_terminals(tx: Transaction, keys: Collection[Key]) -> dict[Key, TerminalAt]:
     """Those of these devices that are, or were, terminals."""
-    rows = await tx.fetch(_FIND_TERMINALS, *_columns(keys))
+    rows = await tx.fetch(_FIND_TERMINALS, *_columns(keys)) if keys else []
     return {
         (row["community_id"], row["device_id"]): TerminalAt(
             **{**row, "direction": Direction(row["direction"]), "anti_passback": AntiPassback(row["anti_passback"])}
