@@ -60,9 +60,9 @@ WITH drawn AS MATERIALIZED (
         now() - (interval '1 year' * $6 * ($4 - number) / $4::float) AS reported_at
     FROM generate_series(1, $4::int) AS number
 ), placed AS (
-    SELECT *, md5('bench household ' || nth_household)::uuid AS household_id,
-        md5('bench building ' || nth_household % $7::int)::uuid AS building_id,
-        md5('bench resident ' || nth_household)::uuid AS reporter_id,
+    SELECT *, CASE nth_household WHEN 0 THEN $9 ELSE md5('bench household ' || nth_household)::uuid END AS household_id,
+        CASE nth_household % $7::int WHEN 0 THEN $10 ELSE md5('bench building ' || nth_household % $7)::uuid END AS building_id,
+        CASE nth_household WHEN 0 THEN $11 ELSE md5('bench resident ' || nth_household)::uuid END AS reporter_id,
         ($3::uuid[])[nth_technician] AS technician_id,
         CASE
             WHEN number > $4 - $8 AND at_state < 0.5 THEN
@@ -87,7 +87,8 @@ INSERT INTO orders (
 SELECT uuidv7(reported_at - now()), $1, number, kind, category_id, code, CASE WHEN is_for_all THEN 'plumbing' ELSE skill END,
     CASE WHEN at_priority < 0.02 THEN 1 WHEN at_priority < 0.22 THEN 2 WHEN at_priority < 0.8 THEN 3 ELSE 4 END, stated.state,
     CASE WHEN stated.state = 'waiting' THEN 'part' END, CASE WHEN stated.state = 'waiting' THEN 'on_site' END,
-    '厨房水管漏水', '水槽下方的水管接头处一直滴水，已经用盆接着，请尽快来看一下。', household_id, building_id, '2 单元 502 室 厨房', reporter_id,
+    '厨房水管漏水', '水槽下方的水管接头处一直滴水，已经用盆接着，请尽快来看一下。', household_id, building_id, '2 单元 502 室 厨房',
+    reporter_id,
     CASE WHEN kind = 'complaint' THEN 'reporter' WHEN number % 5 = 0 THEN 'neighbours' ELSE 'household' END,
     CASE WHEN was_accepted THEN team_id END,
     CASE WHEN was_accepted THEN technician_id END,
@@ -101,8 +102,8 @@ SELECT uuidv7(reported_at - now()), $1, number, kind, category_id, code, CASE WH
     CASE WHEN stated.state IN ('confirmed', 'cancelled') THEN reported_at + interval '3 days' END, 15, 60, 1440, false,
     reported_at + interval '15 minutes', reported_at + interval '1 hour', reported_at + interval '1 day',
     CASE WHEN is_missed THEN '{response}' ELSE '{}' END::text[], CASE WHEN is_missed THEN reported_at + interval '15 minutes' END, 0,
-    CASE WHEN is_rated AND was_done THEN 1 + number % 5 ELSE 0 END, '', '', CASE WHEN was_done THEN '更换接头垫圈，试水正常。' ELSE '' END, 0,
-    false, '', '', 4
+    CASE WHEN is_rated AND was_done THEN 1 + number % 5 ELSE 0 END, '', '', CASE WHEN was_done THEN '更换接头垫圈，试水正常。' ELSE '' END,
+    0, false, '', '', 4
 FROM stated
 JOIN categories ON category_id = ($2::uuid[])[nth_category]
 JOIN technicians ON technicians.account_id = technician_id AND technicians.community_id = $1

@@ -18,6 +18,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import aiomqtt
+from google.protobuf.message import DecodeError
 
 from linli.device.v1.commands_pb2 import DeviceCommand
 from servicekit.clock import Clock, system_clock
@@ -51,9 +52,10 @@ class Journal:
         whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
         for line in whole.decode().split("\n") if whole else ():
             self._chain(line)
-        self._file = path.open("ab")
-        # What the power cut off was not on the disk, so no door opened for it.
-        self._file.truncate(sum(len(record.encode()) + 1 for record in self.records))
+        self._path = path
+        with path.open("ab") as file:
+            # What the power cut off was not on the disk, so no door opened for it.
+            file.truncate(sum(len(record.encode()) + 1 for record in self.records))
         # Until where it was sent and acknowledged. When this is lost it is sent again, which does no harm.
         self._mark = path.with_suffix(".uploaded")
         self.uploaded = min(int(self._mark.read_text() or 0), len(self.records)) if self._mark.exists() else 0
@@ -66,9 +68,10 @@ class Journal:
         """Writes a record, and returns it when it is on the disk."""
         content = {"kind": kind, "at": at.isoformat(), **{name: value for name, value in said.items() if value not in (None, "", False)}}
         record = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-        self._file.write(record.encode() + b"\n")
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
+        with self._path.open("ab") as file:
+            file.write(record.encode() + b"\n")
+            file.flush()
+            os.fdatasync(file.fileno())
         self._chain(record)
         return content
 
@@ -87,10 +90,6 @@ class Journal:
         """Remembers that all records until this one are stored."""
         self.uploaded = sequence
         self._mark.write_text(str(sequence))
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,20 +255,23 @@ class Terminal:
 
         Returns the command's id, empty when it is none, and "opened", "expired" or "refused".
         """
-        try:
-            body, signature = base64.b64decode(message["command"], validate=True), base64.b64decode(message["signature"], validate=True)
-            is_genuine = self._keys.has_signed(BARE, body, signature)
-            command = DeviceCommand.FromString(body)
-            expires_at = to_datetime(command.expires_at, "expires_at")
-        except Exception:
+        body, command = _command(message)
+        if command is None:
             return "", "refused"
+        signature = _bytes(message.get("signature"))
+        is_genuine = self._keys.has_signed(BARE, body, signature)
         if not is_genuine or command.device_id != self.device_id or command.action != "open" or command.counter <= self._counter:
             return command.command_id, "refused"
-        if expires_at < self.clock():
+        if to_datetime(command.expires_at, "expires_at") < self.clock():
             return command.command_id, "expired"
         self._note("opened", command=command.command_id, presentation=awaited, counter=command.counter)
         self._on_open(command.command_id)
         return command.command_id, "opened"
+
+    def command_id(self, message: dict[str, Any]) -> str:
+        """The id of a command, genuine or not; empty when it is none."""
+        command = _command(message)[1]
+        return "" if command is None else command.command_id
 
     # What happens at the door.
 
@@ -282,9 +284,20 @@ class Terminal:
         self._note("fire_release")
         self._on_open("fire_release")
 
-    def close(self) -> None:
-        """Switches it off."""
-        self.journal.close()
+
+def _command(message: dict[str, Any]) -> tuple[bytes, DeviceCommand | None]:
+    body = _bytes(message.get("command"))
+    try:
+        return body, DeviceCommand.FromString(body) if body else None
+    except DecodeError:
+        return body, None
+
+
+def _bytes(text: object) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except ValueError:
+        return b""
 
 
 class ConnectedTerminal:
@@ -350,10 +363,13 @@ class ConnectedTerminal:
     async def _obey(self, client: aiomqtt.Client, said: dict[str, Any], awaited: str | None) -> str:
         command_id, outcome = self.terminal.obey(said, awaited)
         self._news.set()
+        await self._acknowledge(client, command_id, outcome)
+        return outcome
+
+    async def _acknowledge(self, client: aiomqtt.Client, command_id: str, outcome: str) -> None:
         if command_id:
             answer = {"command_id": command_id, "outcome": outcome, "at": self.terminal.clock().isoformat()}
             await client.publish(f"devices/{self.terminal.device_id}/acknowledgements", json.dumps(answer), qos=1)
-        return outcome
 
     async def _hear(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -382,7 +398,9 @@ class ConnectedTerminal:
             answer.set_result(said)
         elif not asked and "command" in said:
             await self._obey(client, said, None)
-        # An answer that nobody waits for came too late: the terminal has decided.
+        elif "command" in said:
+            # It came too late: the terminal has decided.
+            await self._acknowledge(client, self.terminal.command_id(said), "expired")
 
     async def _report(self, client: aiomqtt.Client) -> None:
         while True:

@@ -41,6 +41,14 @@ async def raise_charge(tx: Transaction, charge: Charge) -> None:
     await store.hurry_queries(tx, replaced)
 
 
+async def withdraw_charge(tx: Transaction, charge_id: uuid.UUID) -> None:
+    """Cancels a charge that is still due. What is paid for it all the same goes back. Raises NotFound."""
+    if await store.lock_charge(tx, charge_id) is None:
+        raise charge_not_found()
+    await store.cancel_charge(tx, charge_id)
+    await store.hurry_queries(tx, charge_id)
+
+
 async def open_payment(tx: Transaction, charge_id: uuid.UUID, provider: str) -> Payment | None:
     """The caller's pending payment of a charge, made now when there is none; None while the charge is not known.
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from linli.billing.v1.events_pb2 import ChargeRaised
+from linli.billing.v1.events_pb2 import ChargeRaised, ChargeWithdrawn
 from servicekit.database import Transaction
 from servicekit.errors import malformed
 from servicekit.events import Received
@@ -34,3 +34,8 @@ async def raise_charge_on_charge_raised(tx: Transaction, event: Received[ChargeR
     if "\0" in charge.origin + charge.origin_id + charge.text_zh + charge.text_en:
         raise malformed("text_zh", "must hold no NUL", _MALFORMED)
     await operations.raise_charge(tx, charge)
+
+
+async def withdraw_charge_on_charge_withdrawn(tx: Transaction, event: Received[ChargeWithdrawn]) -> None:
+    """Nothing is owed any more. Raises NotFound while the charge has not come, so that this comes again."""
+    await operations.withdraw_charge(tx, to_id(event.message.charge_id, "charge_id", _MALFORMED))

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 
 from linli.billing.v1 import billing_pb2
-from linli.billing.v1.events_pb2 import ChargeRaised, PaymentRefunded, PaymentSucceeded
+from linli.billing.v1.events_pb2 import ChargeRaised, ChargeWithdrawn, PaymentRefunded, PaymentSucceeded
 from linli.notification.v1.events_pb2 import Notified
 from servicekit import communities
 from servicekit.messaging import on
@@ -61,6 +61,7 @@ SERVICE = Service(
     publishes=[PaymentSucceeded, PaymentRefunded, Notified],
     consumes=[
         on(ChargeRaised, reactions.raise_charge_on_charge_raised),
+        on(ChargeWithdrawn, reactions.withdraw_charge_on_charge_withdrawn),
         communities.FOLLOWED,
     ],
     jobs=[

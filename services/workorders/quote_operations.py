@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from linli.billing.v1.events_pb2 import ChargeRaised
+from linli.billing.v1.events_pb2 import ChargeRaised, ChargeWithdrawn
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
@@ -163,3 +163,9 @@ async def _charge(tx: Transaction, order: Order, quote: Quote) -> dict[str, Any]
     )
     tx.publish(raised)
     return {"charge_id": charge_id, "amount_fen": quote.total_fen}
+
+
+def withdraw_charge(tx: Transaction, order: Order) -> None:
+    """Takes back what a cancelled order was charged before anybody paid it; of what was paid, staff decide."""
+    if order.charge_id is not None and not order.is_paid:
+        tx.publish(ChargeWithdrawn(charge_id=str(order.charge_id)))

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 
 from linli.access.v1.events_pb2 import AlarmClosed, AlarmRaised
-from linli.billing.v1.events_pb2 import ChargeRaised, PaymentRefunded, PaymentSucceeded
+from linli.billing.v1.events_pb2 import ChargeRaised, ChargeWithdrawn, PaymentRefunded, PaymentSucceeded
 from linli.notification.v1.events_pb2 import Notified
 from linli.waste.v1.events_pb2 import BinAlarmCleared, BinAlarmRaised
 from linli.workorders.v1 import workorders_pb2
@@ -69,7 +69,7 @@ SERVICE = Service(
     migrations=[Path(__file__).parent / "migrations"],
     api=contract(workorders_pb2.DESCRIPTOR, "WorkOrdersService", rpc),
     resources=open_resources,
-    publishes=[WorkOrderChanged, TargetMissed, ChargeRaised, Notified],
+    publishes=[WorkOrderChanged, TargetMissed, ChargeRaised, ChargeWithdrawn, Notified],
     consumes=[
         on(AlarmRaised, reactions.report_order_on_alarm_raised),
         on(AlarmClosed, reactions.end_order_on_alarm_closed),

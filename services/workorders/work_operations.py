@@ -116,7 +116,9 @@ async def cancel(tx: Transaction, order_id: UUID, reason: str) -> Order:
     order, who = await order_operations.lock_visible(tx, order_id), await order_operations.viewer(tx)
     if not (who.speaks_for(order) or who.dispatches or tx.caller.may("workorders.orders.triage")):
         raise Denied("workorders.not_yours", "您不能取消该工单", "You may not take this order back")
-    return await order_operations.move(tx, order, State.CANCELLED, "cancelled", account_id=tx.caller.account_id, note=reason)
+    order = await order_operations.move(tx, order, State.CANCELLED, "cancelled", account_id=tx.caller.account_id, note=reason)
+    quote_operations.withdraw_charge(tx, order)
+    return order
 
 
 async def comment(tx: Transaction, order_id: UUID, remark: str) -> Order:

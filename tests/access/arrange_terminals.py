@@ -189,5 +189,4 @@ async def terminal_at(community: Community, gate: Gate, folder: Path, *, device_
     try:
         yield found
     finally:
-        found.terminal.close()
         await client.close()

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 
 from linli.billing.v1 import billing_pb2 as pb
-from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
+from linli.billing.v1.events_pb2 import ChargeWithdrawn, PaymentRefunded, PaymentSucceeded
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.errors import Conflict, NotFound, Unavailable
 from servicekit.identifiers import new_id
@@ -194,6 +194,17 @@ async def test_money_for_a_charge_that_was_replaced_meanwhile_goes_back(billing:
     await billing.payment_where(payment.payment_id, pb.PAYMENT_STATE_RETURNED)
     await billing.refunds_where(payment.payment_id, pb.REFUND_STATE_SUCCEEDED)
     assert not billing.running.events(PaymentSucceeded)
+
+
+async def test_a_charge_that_is_withdrawn_is_not_payable_any_more_and_money_that_comes_goes_back(billing: World) -> None:
+    charge_id = await billing.raise_charge()
+    payment = await billing.create_payment(charge_id)
+    await billing.arm("delay_notifications", seconds=0.5)
+    await billing.pay(payment)
+    await billing.running.publish(ChargeWithdrawn(charge_id=charge_id), billing.community_id)
+    await billing.charge_where(charge_id, lambda charge: charge.state == pb.CHARGE_STATE_CANCELLED)
+    await billing.payment_where(payment.payment_id, pb.PAYMENT_STATE_RETURNED)
+    await billing.refunds_where(payment.payment_id, pb.REFUND_STATE_SUCCEEDED)
 
 
 async def test_only_the_payer_and_staff_see_a_payment(billing: World) -> None:

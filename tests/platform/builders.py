@@ -13,6 +13,7 @@ import msgspec
 from console.seed import TARIFF
 from linli.points.v1 import points_pb2
 from tests.billing.world import MERCHANT
+from tests.platform import doors, orders
 from tests.platform.endpoints import NAMED, Raw, UnknownId, Values, Words, instant, leaves
 
 if TYPE_CHECKING:
@@ -152,10 +153,15 @@ async def _nickname(community: "Community") -> dict[str, Any]:
     return {"nickname": community.words.text()}
 
 
-async def _statement(_community: "Community") -> dict[str, Any]:
-    """One that can be read, of days that have entries."""
+async def _today(_community: "Community") -> dict[str, Any]:
+    """Days on which something has happened, wherever it is that day already."""
     today = datetime.now(UTC).date()
-    return {"format": "STATEMENT_FORMAT_CSV", "from_day": today.isoformat(), "until_day": (today + timedelta(days=1)).isoformat()}
+    return {"from_day": today.isoformat(), "until_day": (today + timedelta(days=1)).isoformat()}
+
+
+async def _statement(community: "Community") -> dict[str, Any]:
+    """One that can be read."""
+    return {"format": "STATEMENT_FORMAT_CSV", **await _today(community)}
 
 
 async def _bin(community: "Community") -> dict[str, Any]:
@@ -186,7 +192,124 @@ async def _planned_night(community: "Community") -> dict[str, Any]:
     return dict(community.examples["waste.PlanCollection"])
 
 
+# Doors, and what is observed at them.
+
+
+async def _terminal(community: "Community") -> dict[str, Any]:
+    return {"device_id": (await community.new_device("DEVICE_KIND_TERMINAL"))["device"]["device_id"]}
+
+
+async def _building_zone(community: "Community") -> dict[str, Any]:
+    return {"kind": "ZONE_KIND_BUILDING", **await _building(community)}
+
+
+async def _neighbour_in(community: "Community") -> dict[str, Any]:
+    return {"account_id": community.words.id_for("account_id")}
+
+
+async def _face(community: "Community") -> dict[str, Any]:
+    """A face that is kept here, too, with both consents."""
+    for kind in ("CONSENT_KIND_FACE_ON_TERMINALS", "CONSENT_KIND_FACE_ON_SERVER"):
+        await doors.consent(community, kind)
+    return {"template": "dGVtcGxhdGU="}
+
+
+async def _text_version(community: "Community") -> dict[str, Any]:
+    kind = "CONSENT_KIND_FACE_ON_TERMINALS"
+    return {"kind": kind, "text_version": await doors.newest_text(community, kind)}
+
+
+async def _consent(community: "Community") -> dict[str, Any]:
+    return {"consent_id": await doors.consent(community, "CONSENT_KIND_CARE_LOCATION")}
+
+
+async def _accepted_link(community: "Community") -> dict[str, Any]:
+    invited = await _fresh("access.InviteVisitor", "link")(community)
+    await community.do("access.ConfirmInvitation", **invited)
+    return invited
+
+
+async def _alarm(community: "Community") -> dict[str, Any]:
+    return {"alarm_id": await doors.new_alarm(community)}
+
+
+async def _alarm_and_cause(community: "Community") -> dict[str, Any]:
+    return {**await _alarm(community), "cause": "cat"}
+
+
+async def _camera(community: "Community") -> dict[str, Any]:
+    return {"source_id": doors.new_camera(community)}
+
+
+async def _maintenance(community: "Community") -> dict[str, Any]:
+    """In a zone in which nothing else happens."""
+    zone = await _fresh("access.CreateZone", "zone_id")(community)
+    return {**zone, "ends_at": instant(datetime.now(UTC) + timedelta(hours=1))}
+
+
+# Work orders.
+
+
+def _order(make: Callable[["Community"], Awaitable[str]], **more: Any) -> Builder:
+    async def build(community: "Community") -> dict[str, Any]:
+        return {"order_id": await make(community), **more}
+
+    return build
+
+
+async def _own_category(community: "Community") -> dict[str, Any]:
+    """What the manager reports and what the builders use up are of two categories."""
+    return {"category_id": community.words.id_for("category_id")}
+
+
+async def _photo(community: "Community") -> dict[str, Any]:
+    return {"order_id": await orders.reported(community), "photo_id": await orders.photo(community)}
+
+
+async def _visit(community: "Community") -> dict[str, Any]:
+    return {"order_id": await orders.accepted(community), **orders.visit()}
+
+
+async def _quoted(community: "Community") -> dict[str, Any]:
+    order_id = await orders.accepted(community)
+    return {"order_id": order_id, "quote_id": await orders.quote(community, order_id)}
+
+
+async def _duplicate(community: "Community") -> dict[str, Any]:
+    return {"order_id": await orders.reported(community), "original_order_id": await orders.reported(community)}
+
+
+async def _every_day(_community: "Community") -> dict[str, Any]:
+    return {"starts_at": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT09:00}", "recurrence": "FREQ=DAILY"}
+
+
 BUILDERS: Mapping[str, Builder] = {
+    "access.AcknowledgeAlarm": _alarm,
+    "access.AddTerminal": _terminal,
+    "access.CloseAlarm": _alarm_and_cause,
+    "access.ConfirmInvitation": _fresh("access.InviteVisitor", "link"),
+    "access.CreateAccessRule": _neighbour_in,
+    "access.CreateDoor": _said(credential_kinds=doors.EVERY_KIND),
+    "access.CreateVisitorCode": _accepted_link,
+    "access.CreateWatchPoint": _camera,
+    "access.CreateZone": _building_zone,
+    "access.EndAccessRule": _fresh("access.CreateAccessRule", "rule_id"),
+    "access.EndMaintenance": _fresh("access.PlanMaintenance", "maintenance_id"),
+    "access.EndPass": _fresh("access.InviteVisitor", "pass_id"),
+    "access.EnrolMyFace": _face,
+    "access.GetAlarmFigures": _today,
+    "access.GetInvitation": _fresh("access.InviteVisitor", "link"),
+    "access.GiveConsent": _text_version,
+    "access.PlanMaintenance": _maintenance,
+    "access.RecordConsent": _text_version,
+    "access.RemoveTerminal": _fresh("access.AddTerminal", "device_id"),
+    "access.RevokeCredential": _fresh("access.IssueCard", "credential_id"),
+    "access.RevokeMyCredential": _fresh("access.SetMyPin", "credential_id"),
+    "access.RevokePass": _fresh("access.InviteVisitor", "household_id", "pass_id"),
+    "access.SetMyPin": _said(pin="271828"),
+    "access.StartCare": doors.for_care,
+    "access.StopCare": _fresh("access.StartCare", "care_plan_id"),
+    "access.WithdrawConsent": _consent,
     "billing.ReceiveNotification": _notification,
     "identity.RefreshTokens": _sign_in,
     "identity.RemoveMember": _fresh("identity.AddMember", "account_id"),
@@ -233,4 +356,32 @@ BUILDERS: Mapping[str, Builder] = {
     "waste.ReviewDeposit": _heavy_deposit,
     "waste.RevokeCard": _fresh("waste.RegisterCard", "card_id"),
     "waste.WithdrawContamination": _fresh("waste.ReportContamination", "deposit_id"),
+    "workorders.AcceptOrder": _order(orders.reported),
+    "workorders.AgreeToQuote": _quoted,
+    "workorders.ArriveOnSite": _order(orders.accepted),
+    "workorders.AttachPhoto": _photo,
+    "workorders.CancelOrder": _order(orders.reported),
+    "workorders.CommentOrder": _order(orders.reported),
+    "workorders.CompleteOrder": _order(orders.on_site),
+    "workorders.ConfirmOrder": _order(orders.done),
+    "workorders.CreateInspection": _every_day,
+    "workorders.CreatePhotoUpload": _said(bytes=len(orders.PICTURE)),
+    "workorders.DispatchOrder": _order(orders.reported),
+    "workorders.DownloadOrderFigures": _today,
+    "workorders.EndInspection": _fresh("workorders.CreateInspection", "inspection_id"),
+    "workorders.FollowUpOrder": _order(orders.done),
+    "workorders.GetOrderFigures": _today,
+    "workorders.LinkDuplicate": _duplicate,
+    "workorders.ListOrders": _own_category,
+    "workorders.PassOnOrder": _order(orders.reported),
+    "workorders.PauseOrder": _order(orders.accepted),
+    "workorders.PlanVisit": _visit,
+    "workorders.QuoteOrder": _order(orders.accepted, items=orders.items()),
+    "workorders.RateOrder": _order(orders.done, stars=5),
+    "workorders.RefuseQuote": _quoted,
+    "workorders.ReopenOrder": _order(orders.done),
+    "workorders.ResumeOrder": _order(orders.paused),
+    "workorders.SetService": _said(**orders.TERMS),
+    "workorders.TriageOrder": _order(orders.reported),
+    "workorders.UnlinkDuplicate": _order(orders.linked),
 }

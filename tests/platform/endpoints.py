@@ -207,6 +207,8 @@ class Words:
     number: int
     # The first id of each kind that was answered, such as `lot_id`.
     ids: dict[str, str] = field(default_factory=dict)
+    # The same of those that are UUIDs: two services may call things alike, as points and access do with rules.
+    _uuids: dict[str, str] = field(default_factory=dict)
     _used: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def text(self) -> str:
@@ -221,19 +223,26 @@ class Words:
         """A plate that nobody has used."""
         return f"京{'ABCDEFGH'[self.number]}{next(self._used):05}"
 
-    def id_for(self, name: str) -> str:
+    def id_for(self, name: str, *, is_uuid: bool = False) -> str:
         """The id that a field of this name means: `camera_device_id` means a `device_id` where nothing is called so. Raises UnknownId."""
         parts = name.split("_")
         for kind in ("_".join(parts[start:]) for start in range(len(parts) - 1)):
             if kind in self.ids:
-                return self.ids[kind]
+                known = self.ids[kind]
+                return self._uuids.get(kind, known) if is_uuid and not _UUID.fullmatch(known) else known
         raise UnknownId(name)
+
+    def id_of(self, described: FieldDescriptor) -> str:
+        """The id that a field means. Raises UnknownId."""
+        return self.id_for(described.name.removesuffix("s"), is_uuid=item_rules_of(described).string.uuid)
 
     def learn(self, answer: object) -> None:
         """Remembers the ids in an answer."""
         for name, value in leaves(answer):
             if name.endswith("_id") and value:
                 self.ids.setdefault(name, str(value))
+                if _UUID.fullmatch(str(value)):
+                    self._uuids.setdefault(name, str(value))
 
     def request(self, endpoint: Endpoint, given: Values) -> Values:
         """The least that the contract asks for, beside what is given. Raises Underivable, UnknownId."""
@@ -272,7 +281,7 @@ class Words:
         if described.name in _EXAMPLES:
             return _EXAMPLES[described.name]
         if is_id(described):
-            return self.id_for(described.name.removesuffix("s"))
+            return self.id_of(described)
         if is_timestamp(described):
             hours = 1 if described.name.endswith(("until", "to")) else 0
             return instant(datetime.now(UTC) + timedelta(hours=hours))
@@ -295,6 +304,7 @@ class Words:
         raise Underivable(described.full_name)
 
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EXAMPLES: Mapping[str, str] = {
     "metric": "temperature",
     "provider": "sandbox",

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from linli.billing.v1.events_pb2 import ChargeRaised, PaymentSucceeded
+from linli.billing.v1.events_pb2 import ChargeRaised, ChargeWithdrawn, PaymentSucceeded
 from linli.workorders.v1 import workorders_pb2 as pb
+from linli.workorders.v1.events_pb2 import WorkOrderChanged
 from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_datetime
@@ -223,3 +224,20 @@ async def test_a_quote_that_cannot_be_is_refused(job: Job) -> None:
     await job.technician.finish(job.order)
     with pytest.raises(Conflict, match=r"workorders.not_worked_on"):
         await job.quote()
+
+
+async def test_an_order_that_is_cancelled_before_it_is_paid_costs_nothing(job: Job) -> None:
+    await job.agree(await job.quote(prepaid=True))
+    charge = await job.charge()
+    await job.reporter.call("CancelOrder", pb.CancelOrderRequest(order_id=job.order.order_id, reason="自己修好了"))
+    await job.community.event(ChargeWithdrawn, charge_id=charge.charge_id)
+
+
+async def test_an_order_that_is_cancelled_after_it_was_paid_stays_charged_until_staff_pay_back(job: Job) -> None:
+    await job.agree(await job.quote(prepaid=True))
+    charge = await job.charge()
+    await job.pay(charge)
+    await job.reporter.call("CancelOrder", pb.CancelOrderRequest(order_id=job.order.order_id, reason="自己修好了"))
+    await job.community.event(WorkOrderChanged, order_id=job.order.order_id, state="cancelled")
+    withdrawn = [event.message.charge_id for event in job.community.town.running.events(ChargeWithdrawn)]
+    assert charge.charge_id not in withdrawn

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from linli.options.v1 import options_pb2 as linli_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlinli/billing/v1/events.proto\x12\x10linli.billing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elinli/options/v1/options.proto\"\xee\x01\n\x0c\x43hargeRaised\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x11\n\torigin_id\x18\x03 \x01(\t\x12\x12\n\namount_fen\x18\x04 \x01(\x03\x12\x0f\n\x07text_zh\x18\x05 \x01(\t\x12\x0f\n\x07text_en\x18\x06 \x01(\t\x12\x12\n\naccount_id\x18\x07 \x01(\t\x12\x31\n\rpayable_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12replaces_charge_id\x18\t \x01(\t:\x0f\xb2\xbb\x18\x0b\n\tcharge_id\"\xae\x01\n\x10PaymentSucceeded\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x11\n\torigin_id\x18\x04 \x01(\t\x12\x12\n\namount_fen\x18\x05 \x01(\x03\x12+\n\x07paid_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x0f\xb2\xbb\x18\x0b\n\tcharge_id\"\xac\x01\n\x0fPaymentRefunded\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x11\n\torigin_id\x18\x05 \x01(\t\x12\x12\n\namount_fen\x18\x06 \x01(\x03\x12\x17\n\x0freopened_charge\x18\x07 \x01(\x08:\x0f\xb2\xbb\x18\x0b\n\tcharge_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlinli/billing/v1/events.proto\x12\x10linli.billing.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elinli/options/v1/options.proto\"\xee\x01\n\x0c\x43hargeRaised\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x11\n\torigin_id\x18\x03 \x01(\t\x12\x12\n\namount_fen\x18\x04 \x01(\x03\x12\x0f\n\x07text_zh\x18\x05 \x01(\t\x12\x0f\n\x07text_en\x18\x06 \x01(\t\x12\x12\n\naccount_id\x18\x07 \x01(\t\x12\x31\n\rpayable_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12replaces_charge_id\x18\t \x01(\t:\x0f\xb2\xbb\x18\x0b\n\tcharge_id\"5\n\x0f\x43hargeWithdrawn\x12\x11\n\tcharge_id\x18\x01 \x01(\t:\x0f\xb2\xbb\x18\x0b\n\tcharge_id\"\xae\x01\n\x10PaymentSucceeded\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x11\n\torigin_id\x18\x04 \x01(\t\x12\x12\n\namount_fen\x18\x05 \x01(\x03\x12+\n\x07paid_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x0f\xb2\xbb\x18\x0b\n\tcharge_id\"\xac\x01\n\x0fPaymentRefunded\x12\x11\n\tcharge_id\x18\x01 \x01(\t\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x11\n\torigin_id\x18\x05 \x01(\t\x12\x12\n\namount_fen\x18\x06 \x01(\x03\x12\x17\n\x0freopened_charge\x18\x07 \x01(\x08:\x0f\xb2\xbb\x18\x0b\n\tcharge_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHARGERAISED']._loaded_options = None
   _globals['_CHARGERAISED']._serialized_options = b'\262\273\030\013\n\tcharge_id'
+  _globals['_CHARGEWITHDRAWN']._loaded_options = None
+  _globals['_CHARGEWITHDRAWN']._serialized_options = b'\262\273\030\013\n\tcharge_id'
   _globals['_PAYMENTSUCCEEDED']._loaded_options = None
   _globals['_PAYMENTSUCCEEDED']._serialized_options = b'\262\273\030\013\n\tcharge_id'
   _globals['_PAYMENTREFUNDED']._loaded_options = None
   _globals['_PAYMENTREFUNDED']._serialized_options = b'\262\273\030\013\n\tcharge_id'
   _globals['_CHARGERAISED']._serialized_start=117
   _globals['_CHARGERAISED']._serialized_end=355
-  _globals['_PAYMENTSUCCEEDED']._serialized_start=358
-  _globals['_PAYMENTSUCCEEDED']._serialized_end=532
-  _globals['_PAYMENTREFUNDED']._serialized_start=535
-  _globals['_PAYMENTREFUNDED']._serialized_end=707
+  _globals['_CHARGEWITHDRAWN']._serialized_start=357
+  _globals['_CHARGEWITHDRAWN']._serialized_end=410
+  _globals['_PAYMENTSUCCEEDED']._serialized_start=413
+  _globals['_PAYMENTSUCCEEDED']._serialized_end=587
+  _globals['_PAYMENTREFUNDED']._serialized_start=590
+  _globals['_PAYMENTREFUNDED']._serialized_end=762
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,29 @@ class ChargeRaised(_message.Message):
 Global___ChargeRaised: _TypeAlias = ChargeRaised  # noqa: Y015
 
 @_typing.final
+class ChargeWithdrawn(_message.Message):
+    """Nothing is owed any more, because what it was for does not come about. Published by the service that raised the charge. Money that comes
+    for it all the same goes back; a charge that was paid before stays paid.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARGE_ID_FIELD_NUMBER: _builtins.int
+    charge_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        charge_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_id", b"charge_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChargeWithdrawn: _TypeAlias = ChargeWithdrawn  # noqa: Y015
+
+@_typing.final
 class PaymentSucceeded(_message.Message):
     """A charge is paid. Published once for each charge."""
 

@@ -39,7 +39,7 @@ class WorkOrderChanged(_message.Message):
     """The service whose fact it came from, and the thing it is for there: "access" and an alarm, "waste" and a bin's alarm; empty otherwise."""
     origin_id: _builtins.str
     state: _builtins.str
-    """"reported", "triaged", "offered", "dispatched", "accepted", "on_site", "waiting", "done", "confirmed", "cancelled"."""
+    """"reported", "triaged", "dispatched", "accepted", "on_site", "waiting", "done", "confirmed", "reopened", "cancelled"."""
     category: _builtins.str
     """The code of its category."""
     priority: _builtins.int

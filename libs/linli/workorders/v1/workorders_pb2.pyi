@@ -1143,8 +1143,8 @@ class OrderStep(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     step_id: _builtins.str
     action: _builtins.str
-    """What was done: "reported", "triaged", "offered", "dispatched", "accepted", "passed_on", "arrived", "paused", "resumed", "quoted", "agreed", "done", "paid", "confirmed", "rated", "reopened",
-    "cancelled", "commented", "warned", "missed", "linked".
+    """What was done: "reported", "triaged", "offered", "dispatched", "opened" to all, "accepted", "passed_on", "planned", "arrived", "paused", "resumed", "quoted", "agreed", "refused", "done",
+    "paid", "refunded", "confirmed", "rated", "reopened", "cancelled", "commented", "warned", "missed", "linked", "unlinked".
     """
     state: Global___OrderState.ValueType
     account_id: _builtins.str
