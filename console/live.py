@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 _LATENCIES_KEPT = 2000
-_EVENTS_SHOWN = 12
+# With the tables, as much as a terminal of 24 lines shows.
+_EVENTS_SHOWN = 9
 _CAR_COLUMNS = ("cars in", "cars out", "inside", "fees, yuan", "gates opened", "turned away", "readings", "decision p50 ms", "p99 ms")
 _WASTE_COLUMNS = ("deposits", "kg", "emptied", "points earned", "points spent or taken back")
 _DOOR_COLUMNS = ("doors opened", "refused", "opened offline", "visitors", "alarms")
@@ -20,7 +22,6 @@ _TEXTS = {
     "car_in": "in",
     "car_out": "out",
     "paid": "paid",
-    "gate_opened": "gate opened",
     "turned_away": "turned away",
     "stuck": "waits at the barrier",
     "trouble": "trouble",
@@ -163,7 +164,7 @@ def _sentence(kind: str, event: dict[str, Any]) -> str:
 
 
 def _table(title: str, columns: tuple[str, ...], row: tuple[str, ...]) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right")
     table.add_row(*row)

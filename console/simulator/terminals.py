@@ -68,10 +68,7 @@ class Journal:
         """Writes a record, and returns it when it is on the disk."""
         content = {"kind": kind, "at": at.isoformat(), **{name: value for name, value in said.items() if value not in (None, "", False)}}
         record = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-        with self._path.open("ab") as file:
-            file.write(record.encode() + b"\n")
-            file.flush()
-            os.fdatasync(file.fileno())
+        _append(self._path, record.encode())
         self._chain(record)
         return content
 
@@ -90,6 +87,14 @@ class Journal:
         """Remembers that all records until this one are stored."""
         self.uploaded = sequence
         self._mark.write_text(str(sequence))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Adds a line to a file; returns when it is on the disk."""
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+        file.flush()
+        os.fdatasync(file.fileno())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,9 @@ class Terminal:
         self._on_open = on_open
         self._kept = folder / "snapshot.json"
         self.knowledge = Knowledge.restored(device_id, self._kept.read_text()) if self._kept.exists() else Knowledge(device_id)
+        self._parts = folder / "snapshot.parts"
+        for message in self._parts.read_bytes().splitlines() if self._parts.exists() else ():
+            self.knowledge.take(message, self._has_signed)
         self.journal = Journal(folder / "journal.jsonl")
         self.is_released = False
         self._counter = 0
@@ -161,16 +169,21 @@ class Terminal:
 
     # What it knows.
 
+    def _has_signed(self, content: bytes, signature: bytes) -> bool:
+        return self._keys.has_signed(snapshots.PURPOSE, content, signature)
+
     def take_snapshot(self, message: bytes) -> Taken:
         """Takes in a part of a snapshot."""
-        taken = self.knowledge.take(message, lambda content, signature: self._keys.has_signed(snapshots.PURPOSE, content, signature))
-        if taken in (Taken.PART, Taken.WHOLE):
+        taken = self.knowledge.take(message, self._has_signed)
+        if taken is Taken.PART:
+            # What it has heard it knows after a power cut, too: somebody may be let in no more.
+            _append(self._parts, message)
+        elif taken is Taken.WHOLE:
             coming = self._kept.with_suffix(".coming")
-            with coming.open("w") as file:
-                file.write(self.knowledge.stored())
-                file.flush()
-                os.fsync(file.fileno())
+            coming.unlink(missing_ok=True)
+            _append(coming, self.knowledge.stored().encode())
             coming.replace(self._kept)
+            self._parts.unlink(missing_ok=True)
         if taken is Taken.WHOLE:
             self._note("applied", version=self.knowledge.version)
         return taken

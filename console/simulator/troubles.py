@@ -23,7 +23,7 @@ _LOOK_S = 4.0
 _READY = 0.25
 # Of so many urgent orders, one is left lying until its promise is missed; and of so many that were done, one was not done well.
 _FORGOTTEN_OF, _BOTCHED_OF = 20, 25
-_INTRUDERS_EVERY_S = 240.0
+_FIRST_INTRUDER_S, _INTRUDERS_EVERY_S = 40.0, 240.0
 _FRAMES = (5, 30)
 _FRAME_S = 0.5
 # The smallest picture there is.
@@ -172,8 +172,10 @@ async def _answer(town: Town, phone: Phone, name: str, order: dict[str, Any]) ->
 
 async def _intrude(town: Town) -> None:
     """Now and then somebody is seen where nobody should be: many frames, one person."""
+    wait_s = _FIRST_INTRUDER_S
     while town.demonstration.watch is not None:
-        await asyncio.sleep(town.chance.expovariate(1 / _INTRUDERS_EVERY_S))
+        await asyncio.sleep(wait_s)
+        wait_s = town.chance.expovariate(1 / _INTRUDERS_EVERY_S)
         camera, track = town.chance.choice(town.demonstration.watch.camera_ids), uuid.uuid4().hex
         for _ in range(town.chance.randint(*_FRAMES)):
             with contextlib.suppress(httpx.HTTPError):

@@ -362,4 +362,4 @@ async def test_many_refusals_that_are_heard_of_late_are_an_alarm_of_when_they_we
     await device.upload()
     await device.until_held()
     raised = await alarm(community, "too_many_refusals")
-    assert raised.first_at.ToDatetime(then.tzinfo) == then + timedelta(seconds=25)
+    assert raised.last_observed_at.ToDatetime(then.tzinfo) == then + timedelta(seconds=25)

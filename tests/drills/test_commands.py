@@ -1,4 +1,4 @@
-"""Whoever owns the network replays, withholds, alters and redirects commands to doors: no door opens but for commands that are its own, new and in time.
+"""Whoever owns the network replays, withholds, alters and redirects commands: a door opens for those that are its own, new and in time.
 
 The attacker has every command that was ever signed, delivered or not, and may say to any terminal what they like, as often as they like.
 Each defence is taken away once, to see that the drill would find it missing.
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from console.simulator.terminals import Terminal
-from linli.device.v1.commands_pb2 import SignedCommand
+from linli.device.v1.commands_pb2 import DeviceCommand, SignedCommand
 from servicekit.commands import LIFETIME, CommandSigner
 from servicekit.identifiers import new_id
 from servicekit.signing import Signer
@@ -125,11 +124,6 @@ class Attack:
         """A command that this door would obey now."""
         return self._signer.open(new_id(), door.terminal.device_id, door.counter + 1, self.clock())
 
-    def close(self) -> None:
-        """Switches the terminals off."""
-        for door in self.doors:
-            door.terminal.close()
-
 
 def say(door: Door, command: SignedCommand, awaited: str | None = None) -> str:
     """Says a command to a door's terminal as ingest would. Returns what it did."""
@@ -143,26 +137,15 @@ def say(door: Door, command: SignedCommand, awaited: str | None = None) -> str:
 
 def test_no_door_opens_for_what_is_replayed_reordered_altered_redirected_or_late(tmp_path: Path) -> None:
     attack = Attack(tmp_path)
-    try:
-        attack.go()
-        print("said:", dict(attack.said))
-        assert min(attack.said.values()) > COMMANDS // 10
-        for door in attack.doors:
-            genuine = [command_id(command) for command in door.obeyed]
-            assert door.opened == genuine
-            # The door remembers when it has been without power in between.
-            door.terminal.close()
-            door.terminal = Terminal(tmp_path / door.terminal.device_id[-1], door.terminal.device_id, PUBLIC_KEY, attack.clock)
-            assert [say(door, command) for command in (door.obeyed[-1], door.withheld[-1])] == ["refused", "refused"]
-            assert say(door, attack.sign(door)) == "opened"
-    finally:
-        attack.close()
-
-
-def command_id(command: SignedCommand) -> str:
-    from linli.device.v1.commands_pb2 import DeviceCommand
-
-    return DeviceCommand.FromString(command.command).command_id
+    attack.go()
+    print("said:", dict(attack.said))
+    assert min(attack.said.values()) > COMMANDS // 10
+    for number, door in enumerate(attack.doors):
+        assert door.opened == [DeviceCommand.FromString(command.command).command_id for command in door.obeyed]
+        # It remembers when it was without power in between.
+        door.terminal = Terminal(tmp_path / str(number), door.terminal.device_id, PUBLIC_KEY, attack.clock)
+        assert [say(door, command) for command in (door.obeyed[-1], door.withheld[-1])] == ["refused", "refused"]
+        assert say(door, attack.sign(door)) == "opened"
 
 
 # Without one of the defences.
@@ -210,11 +193,10 @@ class Timeless(Terminal):
             self.clock = clock
 
 
-@pytest.mark.parametrize(("terminal", "found"), [(Forgetful, "re(played|ordered)"), (Trusting, "flipped|made up"), (Obliging, "redirected"), (Timeless, "late")])
+@pytest.mark.parametrize(
+    ("terminal", "found"), [(Forgetful, "re(played|ordered)"), (Trusting, "flipped|made up"), (Obliging, "redirected"), (Timeless, "late")]
+)
 def test_the_drill_fails_without_one_of_the_defences(terminal: type[Terminal], found: str, tmp_path: Path) -> None:
     attack = Attack(tmp_path, terminal)
-    try:
-        with pytest.raises(AssertionError, match=f"({found}): opened"):
-            attack.go()
-    finally:
-        attack.close()
+    with pytest.raises(AssertionError, match=f"({found}): opened"):
+        attack.go()

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
 
 from linli.identity.v1.events_pb2 import HouseholdChanged, StaffChanged
 from linli.workorders.v1.events_pb2 import TargetMissed
@@ -34,7 +33,13 @@ async def report_leak(phone: Phone, household_id: str, *photo_ids: str) -> Any:
     """Reports that water runs through the kitchen's ceiling."""
     categories = (await phone.call("GET", "/v1/work-order-categories"))["categories"]
     leak = next(each["category_id"] for each in categories if each["code"] == "water.leak")
-    body = {"category_id": leak, "title": "厨房顶漏水", "household_id": household_id, "photo_ids": photo_ids, "contact_phone": "13800000011"}
+    body = {
+        "category_id": leak,
+        "title": "厨房顶漏水",
+        "household_id": household_id,
+        "photo_ids": photo_ids,
+        "contact_phone": "13800000011",
+    }
     return await phone.call("POST", "/v1/work-orders", body, Idempotency_Key=str(new_id()))
 
 

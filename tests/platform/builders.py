@@ -263,7 +263,7 @@ async def _own_category(community: "Community") -> dict[str, Any]:
 
 
 async def _photo(community: "Community") -> dict[str, Any]:
-    return {"order_id": await orders.reported(community), "photo_id": await orders.photo(community)}
+    return {"order_id": await orders.reported(community), "photo_id": await orders.photo(community, community.manager)}
 
 
 async def _visit(community: "Community") -> dict[str, Any]:

@@ -56,8 +56,8 @@ from tests.platform.wire import Answer, Sent, Wire
 from tests.support import UNLIMITED, Platform, Servers, eventually, free_address, platform
 
 _AT_ONCE = 16
-# What changes whoever looks: what devices tell of themselves, addresses that are good for some minutes, the age of what is open.
-_RESTLESS = {"online", "last_seen_at", "url", "picture_urls", "oldest_open_s", "workorders.DownloadOrderFigures"}
+# What changes whoever looks: what devices tell and are to be told, addresses that are good for some minutes, the age of what is open.
+_RESTLESS = {"online", "last_seen_at", "wanted_version", "url", "picture_urls", "oldest_open_s", "workorders.DownloadOrderFigures"}
 _LONGEST_AGO = timedelta(days=1)
 
 

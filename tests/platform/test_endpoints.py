@@ -58,7 +58,9 @@ MODULES = catalog.modules()
 # A device's id is its own for the whole installation, so whoever registers it a second time must be told.
 KNOWN_EVERYWHERE = {"ingest.RegisterDevice": (409, "ingest.device_exists")}
 # Services that keep no register of what others register: about what nobody knows they know nothing, and that is their answer.
-NO_REGISTER = {("insights", "device_id"), ("parking", "household_id")}
+NO_REGISTER = {("insights", "device_id"), ("parking", "household_id"), ("workorders", "account_id"), ("workorders", "building_id")}
+# What is said to those who neither live nor work here: points, bins, doors and work orders are not for them.
+FOR_PEOPLE_OF_HERE = (".not_a_resident", ".not_known_here", ".no_door_for_codes")
 # What a request works out anew from everything else.
 WORKED_OUT = {"waste.GetCollectionPlan"}
 
@@ -162,8 +164,7 @@ async def test_a_guest_does_what_the_contract_lets_every_account_do_and_nothing_
     async def check(endpoint: Endpoint) -> str:
         answer = await running.send(to_http(endpoint, here.examples[endpoint.name]), here.guest)
         refused = answer.status in (403, 404) and answer.code != ""
-        # Points and bins are for those who live here.
-        may = answer.is_success or answer.status == 404 or answer.code.endswith(".not_a_resident")
+        may = answer.is_success or answer.status == 404 or answer.code.endswith(FOR_PEOPLE_OF_HERE)
         fits = refused if endpoint.authority.permission else may
         return "" if fits else f"{endpoint}: {answer.status} {answer.text}"
 
@@ -291,6 +292,8 @@ async def test_the_walk_sees_through_walls_that_are_taken_down(servers: Servers,
     assert any("identity.GetHousehold ['household_id']: (200" in finding for finding in found)
     assert any("points.GetItem ['item_id']: (200" in finding for finding in found)
     assert any("waste.GetBin ['bin_id']: (200" in finding for finding in found)
+    assert any("access.GetDoor ['door_id']: (200" in finding for finding in found)
+    assert any("workorders.GetOrder ['order_id']: (200" in finding for finding in found)
     assert any("tells ['" in finding for finding in found)
 
 
