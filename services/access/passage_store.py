@@ -186,19 +186,25 @@ async def use_codes(tx: Transaction, uses: Sequence[CodeUse]) -> list[CodeUse]:
 
 # What detection needs to know.
 
+# Of the many cards that are shown few are shown at another door about then, and only those leave the database.
 _FIND_USES = """
-SELECT DISTINCT passages.passage_id, passages.community_id, device_id, door_id, doors.name AS door_name, zone_id, building_id, occurred_at,
-    presentation_id, owner_id, card
-FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[]) AS asked (community, owner, shown, at)
-JOIN passages ON passages.owner_id = asked.owner AND passages.card = asked.shown
-    AND passages.occurred_at BETWEEN asked.at - $5::interval AND asked.at + $5::interval AND passages.community_id = asked.community
-JOIN doors USING (door_id) JOIN zones USING (zone_id)
+SELECT DISTINCT passages.community_id, device_id, door_id, doors.name AS door_name, zone_id, building_id, occurred_at, presentation_id,
+    owner_id, card
+FROM (
+    SELECT DISTINCT asked.owner, asked.shown, at FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[], $5::uuid[])
+        AS asked (community, owner, shown, at, door)
+    JOIN passages ON passages.owner_id = asked.owner AND passages.card = asked.shown AND passages.door_id <> asked.door
+        AND passages.occurred_at BETWEEN at - $6::interval AND at + $6::interval AND passages.community_id = asked.community
+) AS suspect
+JOIN passages ON passages.owner_id = suspect.owner AND passages.card = suspect.shown
+    AND passages.occurred_at BETWEEN at - $6::interval AND at + $6::interval
+JOIN doors USING (door_id, community_id) JOIN zones USING (zone_id)
 WHERE passages.direction = 'in' AND passages.outcome IN ('opened', 'requested')
 """
 
 
 async def find_uses(tx: Transaction, passages: Sequence[Passage], within: timedelta) -> list[Use]:
-    """All uses of the cards of these passages near them, they themselves among them."""
+    """All uses, in pairs or more, of the cards of these passages near them and at several doors, they themselves among them."""
     if not passages:
         return []
     columns = (
@@ -206,6 +212,7 @@ async def find_uses(tx: Transaction, passages: Sequence[Passage], within: timede
         [passage.owner_id for passage in passages],
         [passage.card for passage in passages],
         [passage.occurred_at for passage in passages],
+        [passage.door_id for passage in passages],
     )
     return [
         Use(

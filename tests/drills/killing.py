@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,11 +35,15 @@ async def insist(what: str, work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @asynccontextmanager
-async def killing(local: Local, every_s: tuple[float, float]) -> AsyncIterator[dict[str, int]]:
-    """For as long as the block, kills a service or a server with SIGKILL, at intervals within these bounds. Counts whom."""
+async def killing(local: Local, every_s: tuple[float, float], victims: Sequence[str] = ()) -> AsyncIterator[dict[str, int]]:
+    """For as long as the block, kills a service or a server with SIGKILL, at intervals within these bounds. Counts whom.
+
+    Without `victims` anybody may be hit but the payment provider.
+    """
     kills: dict[str, int] = {}
     done = asyncio.Event()
-    killer = asyncio.create_task(_kill_until(done, local, every_s, kills))
+    names = victims or [*(name for name in local.children if name != "provider"), "nats", "postgres"]
+    killer = asyncio.create_task(_kill_until(done, local, every_s, kills, names))
     try:
         yield kills
     finally:
@@ -47,14 +51,15 @@ async def killing(local: Local, every_s: tuple[float, float]) -> AsyncIterator[d
         await killer
 
 
-async def _kill_until(done: asyncio.Event, local: Local, every_s: tuple[float, float], kills: dict[str, int]) -> None:
+async def _kill_until(
+    done: asyncio.Event, local: Local, every_s: tuple[float, float], kills: dict[str, int], victims: Sequence[str]
+) -> None:
     chance = random.Random(7)
-    names = [name for name in local.children if name != "provider"]
     while not done.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), chance.uniform(*every_s))
             return
-        victim = chance.choice([*names, "nats", "postgres"])
+        victim = chance.choice(victims)
         kills[victim] = kills.get(victim, 0) + 1
         if victim in ("nats", "postgres"):
             server = local.nats if victim == "nats" else local.postgres

@@ -87,14 +87,20 @@ class Told:
 
     notices: list[Any] = field(default_factory=list)
     last_id: str = ""
+    # Set when the stream breaks off.
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def hear(self, lines: AsyncIterator[str]) -> None:
         """Takes in a stream until it ends."""
-        async for line in lines:
-            if line.startswith("id:"):
-                self.last_id = line[3:].strip()
-            elif line.startswith("data:"):
-                self.notices.append(msgspec.json.decode(line[5:]))
+        self.ended.clear()
+        try:
+            async for line in lines:
+                if line.startswith("id:"):
+                    self.last_id = line[3:].strip()
+                elif line.startswith("data:"):
+                    self.notices.append(msgspec.json.decode(line[5:]))
+        finally:
+            self.ended.set()
 
     def of(self, link: str) -> list[str]:
         """The kinds of what it was told about one thing, in order."""

@@ -210,17 +210,26 @@ async def _neighbour_in(community: "Community") -> dict[str, Any]:
 async def _face(community: "Community") -> dict[str, Any]:
     """A face that is kept here, too, with both consents."""
     for kind in ("CONSENT_KIND_FACE_ON_TERMINALS", "CONSENT_KIND_FACE_ON_SERVER"):
-        await doors.consent(community, kind)
+        await doors.consent(community, kind, community.manager_id)
     return {"template": "dGVtcGxhdGU="}
 
 
-async def _text_version(community: "Community") -> dict[str, Any]:
-    kind = "CONSENT_KIND_FACE_ON_TERMINALS"
-    return {"kind": kind, "text_version": await doors.newest_text(community, kind)}
+async def _to_consent(community: "Community") -> dict[str, Any]:
+    """What somebody is asked who has consented to nothing yet. Access has heard of them when they have consented to something else."""
+    account_id = await doors.newcomer(community)
+    await doors.consent(community, "CONSENT_KIND_CARE_ACTIVITY", account_id)
+    kind = "CONSENT_KIND_CARE_LOCATION"
+    return {"kind": kind, "text_version": await doors.newest_text(community, kind), "account_id": account_id}
 
 
 async def _consent(community: "Community") -> dict[str, Any]:
-    return {"consent_id": await doors.consent(community, "CONSENT_KIND_CARE_LOCATION")}
+    return {"consent_id": await doors.consent(community, "CONSENT_KIND_CARE_LOCATION", await doors.newcomer(community))}
+
+
+async def _pin(community: "Community") -> dict[str, Any]:
+    """Takes the place of another."""
+    await community.do("access.SetMyPin", pin="314159")
+    return {"pin": "271828"}
 
 
 async def _accepted_link(community: "Community") -> dict[str, Any]:
@@ -299,14 +308,14 @@ BUILDERS: Mapping[str, Builder] = {
     "access.EnrolMyFace": _face,
     "access.GetAlarmFigures": _today,
     "access.GetInvitation": _fresh("access.InviteVisitor", "link"),
-    "access.GiveConsent": _text_version,
+    "access.GiveConsent": _to_consent,
     "access.PlanMaintenance": _maintenance,
-    "access.RecordConsent": _text_version,
+    "access.RecordConsent": _to_consent,
     "access.RemoveTerminal": _fresh("access.AddTerminal", "device_id"),
     "access.RevokeCredential": _fresh("access.IssueCard", "credential_id"),
     "access.RevokeMyCredential": _fresh("access.SetMyPin", "credential_id"),
     "access.RevokePass": _fresh("access.InviteVisitor", "household_id", "pass_id"),
-    "access.SetMyPin": _said(pin="271828"),
+    "access.SetMyPin": _pin,
     "access.StartCare": doors.for_care,
     "access.StopCare": _fresh("access.StartCare", "care_plan_id"),
     "access.WithdrawConsent": _consent,

@@ -82,17 +82,22 @@ async def newest_text(community: "Community", kind: str) -> int:
     return next(int(text["version"]) for text in texts if text["kind"] == kind)
 
 
-async def consent(community: "Community", kind: str, **about: str) -> str:
-    """The manager consents, or has. Returns the consent's id."""
-    values = {"kind": kind, "text_version": await newest_text(community, kind), **about}
+async def newcomer(community: "Community") -> str:
+    """Somebody who has just moved in with the manager, and consented to nothing. Returns their account."""
+    household = await community.do("identity.AddMember")
+    return str(dict(leaves(household))["account_id"])
+
+
+async def consent(community: "Community", kind: str, account_id: str) -> str:
+    """The manager consents, for themselves or somebody of the household, as soon as access has heard of them. Returns the consent's id."""
+    values = {"kind": kind, "text_version": await newest_text(community, kind), "account_id": account_id}
     return str((await community.at_last("access.GiveConsent", values))["consent_id"])
 
 
 async def for_care(community: "Community") -> dict[str, Any]:
-    """What care for somebody who has just moved in with the manager needs: their consent, and a sensor."""
-    household = dict(leaves(await community.do("identity.AddMember")))
-    account_id = str(household["account_id"])
-    await consent(community, "CONSENT_KIND_CARE_ACTIVITY", account_id=account_id)
+    """What care for somebody needs: their consent, and a sensor."""
+    account_id = await newcomer(community)
+    await consent(community, "CONSENT_KIND_CARE_ACTIVITY", account_id)
     sensor = (await community.new_device("DEVICE_KIND_SENSOR"))["device"]["device_id"]
     return {"kind": "CARE_KIND_ACTIVITY", "account_id": account_id, "source_ids": [sensor]}
 

@@ -436,7 +436,8 @@ async def town(servers: Servers, folder: Path) -> AsyncIterator[Town]:
         # Thousands of requests come from one address here. No installation chooses how often one may try a password.
         patch.setattr(limits, "PASSWORDS_PER_ACCOUNT_AND_ADDRESS", 100_000)
         patch.setattr(limits, "PASSWORDS_PER_ACCOUNT", 100_000)
-        # And the work orders of one home, which nobody has in a lifetime.
+        # Nor how many live in one home, and what they have reported.
+        patch.setattr(operations, "MEMBERS_MAX", 1000)
         patch.setattr(report_operations, "_OPEN_MAX", 100_000)
         patch.setattr(photo_operations, "_WAITING_MAX", 100_000)
         async with (

@@ -23,8 +23,8 @@ _ALL_DAY = [{"weekday": weekday, "from_minute": 0, "until_minute": 1440} for wee
 async def staff(community: "Community") -> None:
     """There are terms, a category, prices, and a team in which the manager works all day: whatever is reported is offered to them."""
     await community.do("workorders.SetService", **TERMS)
-    await community.do("workorders.CreateCategory")
-    community.chores = (await community.do("workorders.CreateCategory", default_priority="PRIORITY_LOW"))["category_id"]
+    above = (await community.do("workorders.CreateCategory"))["category_id"]
+    community.chores = (await community.do("workorders.CreateCategory", parent_id=above, default_priority="PRIORITY_LOW"))["category_id"]
     await community.do("workorders.SetPrice", code=PRICE, price_fen=1990, in_use=True)
     await community.do("workorders.CreateTeam", foreman_account_id=community.manager_id)
     await community.do("workorders.SetTechnician", account_id=community.manager_id, shifts=_ALL_DAY, in_use=True)
