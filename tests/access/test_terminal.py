@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,6 +20,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from console.simulator import terminals
 from console.simulator.terminals import ConnectedTerminal, Decision, Terminal
 from infra.local import accounts
 from infra.local.nats import start_nats
@@ -187,6 +189,34 @@ def test_it_decides_alone_among_five_thousand_within_five_milliseconds(tmp_path:
         took.append(time.perf_counter() - began)
         assert reason is Reason.NONE
     assert median(took) < 0.005
+
+
+class SlowBroker:
+    """A connection on which no answer comes in time."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, dict[str, Any]]] = []
+
+    async def publish(self, topic: str, payload: str, qos: int = 0) -> None:
+        del qos
+        self.said.append((topic.rpartition("/")[2], json.loads(payload)))
+
+
+async def test_an_answer_that_comes_after_it_has_decided_alone_is_not_obeyed(
+    tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "ANSWER_S", 0.05)
+    opened: list[str] = []
+    broker, terminal = SlowBroker(), install(tmp_path, clock, resident("04CAFE"), opened=opened)
+    connected = ConnectedTerminal("", 0, "", terminal)
+    connected._client = broker  # type: ignore[assignment]
+    assert await connected.present(_CARD, "04DEAD") == Decision(Reason.UNKNOWN, offline=True)
+    [(_, asked)] = broker.said
+    late = {**command(clock, 1), "presentation": asked["id"]}
+    await connected._hear_command(broker, json.dumps(late).encode())  # type: ignore[arg-type]
+    assert not opened
+    assert broker.said[-1][0] == "acknowledgements"
+    assert broker.said[-1][1]["outcome"] == "expired"
 
 
 # On a broker, with ingest and access behind it.

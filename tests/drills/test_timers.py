@@ -40,6 +40,7 @@ ORDERS = int(os.environ.get("LINLI_DRILL_ORDERS", "100"))
 # The demonstration answers an emergency within five minutes, and tells the next of the chain after each half of that.
 PROMISE = timedelta(minutes=5)
 CHAIN = ("foreman", "property_manager", "residents_committee_member")
+INTRUSION = "有人闯入"
 # Until when the last of the chain is told, after the intruder is seen.
 LAST_DUE = PROMISE * 2
 # So many intruders a camera tells apart.
@@ -92,11 +93,8 @@ async def hearing(town: Town, phone: Phone) -> AsyncIterator[Told]:
 async def missed_by_order(manager: Phone) -> dict[str, list[str]] | None:
     """Which promises of each order of an intruder were missed, and whom that told; None while something is away."""
     try:
-        orders = [
-            order
-            for order in await manager.rows("/v1/work-orders?kind=ORDER_KIND_ALARM&open_only=true", "orders")
-            if "drill-camera" in order["title"] or order["origin"] == "access"
-        ]
+        listed = await manager.rows("/v1/work-orders?kind=ORDER_KIND_ALARM&open_only=true", "orders")
+        orders = [order for order in listed if order["title"].startswith(INTRUSION)]
         steps = [await manager.rows(f"/v1/work-orders/{order['order_id']}/steps?", "steps") for order in orders]
     except (httpx.HTTPError, AssertionError):
         return None
@@ -149,12 +147,13 @@ async def test_every_promise_is_missed_once_and_everybody_is_told_once_whoever_i
 
 
 class Chain:
-    """Work orders in this process, whose timers fail half of the time just when they have done what they do."""
+    """Work orders in this process. Half of the timers fail once, just when they have done what they do, as when the database is killed."""
 
     def __init__(self, *, in_one_transaction: bool) -> None:
         self.running: Platform | None = None
-        self.failed = 0
+        self.failed: set[Due] = set()
         self._chance = random.Random(29)
+        self._seen: set[Due] = set()
         self._in_one_transaction = in_one_transaction
 
     def service(self) -> Service:
@@ -169,8 +168,11 @@ class Chain:
                 assert self.running is not None
                 async with self.running.transaction("workorders", tx.community_id) as own:
                     await run(own, due)
+            if due in self._seen:
+                return
+            self._seen.add(due)
             if self._chance.random() < 0.5:
-                self.failed += 1
+                self.failed.add(due)
                 raise ConnectionResetError
 
         return fire
@@ -210,7 +212,7 @@ async def raise_alarm(running: Platform, community_id: UUID) -> None:
         severity=SEVERITY_CRITICAL,
         raised_at=raised_at,
         work_order_category="security.intrusion",
-        text_zh="有人闯入",
+        text_zh=INTRUSION,
         text_en="Intrusion",
     )
     await running.publish(alarm, community_id, version=1)
@@ -226,5 +228,4 @@ async def test_a_timer_that_fails_when_it_has_done_what_it_does_has_done_nothing
 async def test_the_drill_fails_when_a_timer_and_what_it_does_are_two_transactions(servers: Servers) -> None:
     chain = Chain(in_one_transaction=False)
     told = await told_in_this_process(servers, chain, 10)
-    assert chain.failed
-    assert max(told.values()) > 1
+    assert len(chain.failed) == sum(told.values()) - len(told) > 0

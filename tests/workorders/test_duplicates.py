@@ -1,11 +1,14 @@
 """Reports of one leak: which are suggested, and what becomes of an order that is linked to another."""
 
+import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
 from linli.workorders.v1 import workorders_pb2 as pb
 from servicekit.errors import Conflict, NotFound
+from services.workorders import order_store
 from tests.support import eventually
 from tests.workorders.arrange import Community, Person, Town
 
@@ -102,6 +105,53 @@ async def test_an_order_that_is_unlinked_goes_on_by_itself(community: Community)
     assert unlinked.response_due_at.ToDatetime() == (duplicate.reported_at.ToDatetime() + timedelta(minutes=15))
     with pytest.raises(Conflict, match=r"workorders.not_linked"):
         await community.call("UnlinkDuplicate", pb.UnlinkDuplicateRequest(order_id=duplicate.order_id))
+
+
+async def test_an_order_that_is_unlinked_when_its_time_is_over_is_late(community: Community) -> None:
+    _, original, second, duplicate = await two_reports(community)
+    await link(community, duplicate, original)
+    community.clock.advance(hours=1)
+    await community.call("UnlinkDuplicate", pb.UnlinkDuplicateRequest(order_id=duplicate.order_id))
+    await second.is_told("late")
+    assert ("response", 1, "foreman") in community.missed(duplicate)
+
+
+async def test_who_takes_back_their_own_report_takes_back_nobody_elses(community: Community) -> None:
+    plumber = await community.technician()
+    first, original, second, duplicate = await two_reports(community)
+    await link(community, duplicate, original)
+    await first.call("CancelOrder", pb.CancelOrderRequest(order_id=original.order_id, reason="看错了"))
+    left = await second.see(duplicate)
+    assert (left.state, left.duplicate_of_order_id) == (pb.ORDER_STATE_DISPATCHED, "")
+    assert left.HasField("response_due_at")
+    await second.is_told("unlinked")
+    assert (await plumber.accept(duplicate)).state == pb.ORDER_STATE_ACCEPTED
+
+
+async def test_what_staff_end_ends_for_all_who_reported_it(community: Community) -> None:
+    _, original, second, duplicate = await two_reports(community)
+    await link(community, duplicate, original)
+    await community.call("CancelOrder", pb.CancelOrderRequest(order_id=original.order_id, reason="市政管道，已转报"))
+    assert (await second.see(duplicate)).state == pb.ORDER_STATE_CANCELLED
+
+
+async def test_who_opens_a_duplicate_again_holds_the_original_first_as_everybody_does(community: Community) -> None:
+    plumber = await community.technician()
+    _, original, second, duplicate = await two_reports(community)
+    await link(community, duplicate, original)
+    await plumber.finish(original)
+    request = pb.ReopenOrderRequest(order_id=duplicate.order_id, reason="还在漏")
+    async with community.town.running.transaction("workorders", community.community_id) as tx:
+        await order_store.lock_order(tx, UUID(original.order_id))
+        asked = asyncio.create_task(second.call("ReopenOrder", request))
+
+        async def waits() -> bool:
+            return bool(await tx.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid())"))
+
+        await eventually(waits, "the other waits for the original")
+        await tx.execute("SET LOCAL lock_timeout = '100ms'")
+        assert [str(each.order_id) for each in await order_store.lock_linked(tx, UUID(original.order_id))] == [duplicate.order_id]
+    assert (await asked).state == pb.ORDER_STATE_REOPENED
 
 
 async def test_what_cannot_be_linked_is_not(workorders: Town, community: Community) -> None:

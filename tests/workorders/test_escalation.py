@@ -109,6 +109,86 @@ async def test_waiting_for_a_part_does_not(community: Community) -> None:
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=60), warned=2, missed=1)
 
 
+async def test_a_miss_is_told_though_the_work_was_paused_before_its_timer_fired(community: Community) -> None:
+    await community.terms(escalation_roles=["foreman"])
+    plumber, order = await on_site(community, done_minutes=60)
+    # Timers are looked at twice a second, and this is faster most of the time; the outcome is the same either way.
+    community.clock.now = MONDAY_10 + timedelta(minutes=61)
+    await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
+    await community.event(TargetMissed, order_id=order.order_id)
+    community.clock.advance(days=1)
+    await plumber.call("ResumeOrder", pb.ResumeOrderRequest(order_id=order.order_id))
+    assert community.missed(order) == [("done", 1, "foreman")]
+
+
+async def test_who_waited_for_the_resident_comes_in_time_when_the_resident_is_back(community: Community) -> None:
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await plumber.accept(await reporter.report(await community.category(**promising(on_site_minutes=60, done_minutes=90))))
+    community.clock.advance(minutes=20)
+    await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
+    community.clock.advance(minutes=100)
+    arrived = await plumber.call("ArriveOnSite", pb.ArriveOnSiteRequest(order_id=order.order_id))
+    assert (list(arrived.missed), arrived.done_due_at) == ([], to_timestamp(community.clock.now + timedelta(minutes=70)))
+
+
+async def test_a_new_priority_keeps_the_time_that_was_given_back(community: Community) -> None:
+    targets = [
+        pb.Targets(priority=priority, done_minutes=minutes, round_the_clock=True)
+        for priority, minutes in ((pb.PRIORITY_NORMAL, 60), (pb.PRIORITY_LOW, 120))
+    ]
+    plumber, order = await on_site(community, targets=targets)
+    community.clock.advance(minutes=10)
+    await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
+    community.clock.advance(days=1)
+    low = pb.TriageOrderRequest(order_id=order.order_id, priority=pb.PRIORITY_LOW)
+    assert not (await community.call("TriageOrder", low)).HasField("done_due_at")
+    resumed = await plumber.call("ResumeOrder", pb.ResumeOrderRequest(order_id=order.order_id))
+    assert resumed.done_due_at == to_timestamp(community.clock.now + timedelta(minutes=110))
+    usual = pb.TriageOrderRequest(order_id=order.order_id, priority=pb.PRIORITY_NORMAL)
+    assert (await community.call("TriageOrder", usual)).done_due_at == to_timestamp(community.clock.now + timedelta(minutes=50))
+
+
+async def test_no_step_of_the_chain_is_told_twice_though_triage_promises_anew(community: Community) -> None:
+    await community.terms(escalation_roles=["foreman", "property_manager"])
+    targets = [
+        pb.Targets(priority=priority, response_minutes=minutes, round_the_clock=True)
+        for priority, minutes in ((pb.PRIORITY_NORMAL, 10), (pb.PRIORITY_LOW, 20))
+    ]
+    reporter = await community.resident()
+    order = await reporter.report(await community.category(targets=targets))
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=10), warned=0, missed=1)
+    triage = pb.TriageOrderRequest(order_id=order.order_id, priority=pb.PRIORITY_LOW)
+    await community.call("TriageOrder", triage)
+    witness = await reporter.report(await community.category(targets=targets))
+    await passes(community, witness, until=MONDAY_10 + timedelta(minutes=29), missed=2)
+    assert (await community.actions(order)).count("missed") == 1
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=30), warned=0, missed=2)
+    assert [level for _, level, _ in community.missed(order)] == [1, 2]
+
+
+async def test_what_is_opened_again_is_promised_anew_from_then_on_whatever_was_missed_before(community: Community) -> None:
+    await community.terms(escalation_roles=["foreman"])
+    targets = [
+        pb.Targets(priority=priority, response_minutes=minutes, round_the_clock=True)
+        for priority, minutes in ((pb.PRIORITY_NORMAL, 10), (pb.PRIORITY_LOW, 20))
+    ]
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await reporter.report(await community.category(targets=targets))
+    await passes(community, order, until=MONDAY_10 + timedelta(minutes=10), missed=1)
+    await plumber.finish(order)
+    community.clock.advance(days=1)
+    opened_at = community.clock.now
+    reopened = await reporter.call("ReopenOrder", pb.ReopenOrderRequest(order_id=order.order_id, reason="还在漏"))
+    assert reopened.response_due_at == to_timestamp(opened_at + timedelta(minutes=10))
+    community.clock.advance(minutes=5)
+    triaged = await community.call("TriageOrder", pb.TriageOrderRequest(order_id=order.order_id, priority=pb.PRIORITY_LOW))
+    assert triaged.response_due_at == to_timestamp(opened_at + timedelta(minutes=20))
+    community.clock.now = opened_at + timedelta(minutes=21)
+    await plumber.accept(order)
+    assert (await community.actions(order)).count("missed") == 2
+    assert list((await reporter.see(order)).missed) == ["response"]
+
+
 async def test_each_promise_has_its_own_end_counted_from_the_report(community: Community) -> None:
     await community.terms(escalation_roles=["foreman"])
     reporter, plumber = await community.resident(), await community.technician()

@@ -62,6 +62,15 @@ async def test_an_order_that_came_back_counts_as_reopened_and_its_first_response
     assert (found.response_s_p90, found.done_s_p90) == (300, 1200)
 
 
+async def test_what_was_not_promised_is_neither_kept_nor_missed(community: Community) -> None:
+    reporter, plumber = await community.resident(), await community.technician()
+    category = await community.category(**promising(response_minutes=0, done_minutes=60))
+    await finished(plumber, await reporter.report(category), accepted_after=5, done_after=20)
+    found = (await figures(community))[category]
+    assert (found.response_s_p50, found.done_s_p50) == (300, 1200)
+    assert (found.response_within_permille, found.on_site_within_permille, found.done_within_permille) == (-1, -1, 1000)
+
+
 async def test_by_team_the_work_is_whose_it_was_and_what_is_open_is_told_whenever_it_was_reported(community: Community) -> None:
     reporter, plumber = await community.resident(), await community.technician()
     category = await community.category()

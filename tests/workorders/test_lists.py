@@ -7,7 +7,9 @@ import pytest
 
 from linli.workorders.v1 import workorders_pb2 as pb
 from linli.workorders.v1.events_pb2 import TargetMissed
+from servicekit.database import PLATFORM
 from servicekit.errors import Invalid, NotFound
+from services.workorders.service import forget_old
 from tests.workorders.arrange import MANAGER, Community, Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -134,6 +136,35 @@ async def test_the_phone_is_shown_to_who_needs_it_and_stored_so_that_nobody_else
     async with community.town.running.transaction("workorders", community.community_id) as tx:
         for table in ("orders", "order_contacts", "order_steps", "outbox"):
             assert not any(phone in str(row) or phone.encode() in bytes(str(row), "utf-8") for row in await tx.fetch(f"TABLE {table}"))
+
+
+async def test_a_phone_is_forgotten_some_time_after_its_order_is_closed(community: Community) -> None:
+    reporter, plumber = await community.resident(), await community.technician()
+    category = await community.category()
+
+    async def reported() -> pb.Order:
+        return await plumber.finish(await reporter.report(category, contact_phone="13800000004"))
+
+    async def confirmed(order: pb.Order) -> None:
+        await reporter.call("ConfirmOrder", pb.ConfirmOrderRequest(order_id=order.order_id))
+
+    async def kept(**days: float) -> list[bool]:
+        community.clock.advance(**days)
+        async with community.town.running.transaction("workorders", PLATFORM) as tx:
+            await forget_old(tx)
+        return [(await reporter.see(order)).contact_phone != "" for order in (closed, reopened, still_open)]
+
+    closed, reopened = await reported(), await reported()
+    still_open = await plumber.accept(await reporter.report(category, contact_phone="13800000004"))
+    for order in (closed, reopened):
+        await confirmed(order)
+    await reporter.call("ReopenOrder", pb.ReopenOrderRequest(order_id=reopened.order_id, reason="还在漏"))
+    assert await kept(days=89) == [True, True, True]
+    assert await kept(days=1, seconds=1) == [False, True, True]
+    await plumber.finish(await plumber.accept(reopened))
+    await confirmed(reopened)
+    await reporter.call("CancelOrder", pb.CancelOrderRequest(order_id=still_open.order_id, reason="不用了"))
+    assert await kept(days=91) == [False, False, False]
 
 
 async def test_what_somebody_may_not_see_is_not_there_for_them(community: Community) -> None:

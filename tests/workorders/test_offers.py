@@ -129,6 +129,14 @@ async def test_when_nobody_works_now_the_job_is_open_and_the_foremen_are_told(co
     await reporter.is_told("accepted")
 
 
+async def test_when_nobody_is_left_to_ask_the_foremen_are_told_though_the_first_response_was_in_time(community: Community) -> None:
+    foreman, plumber = await community.staff("foreman"), await community.technician()
+    _, order = await leak(community)
+    await plumber.accept(order)
+    await pass_on(plumber, order)
+    await foreman.is_told("nobody_took_it")
+
+
 async def test_two_orders_of_one_moment_are_offered_to_two(community: Community) -> None:
     technicians = [await community.technician(), await community.technician()]
     orders = [(await leak(community))[1] for _ in range(2)]

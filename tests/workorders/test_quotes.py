@@ -92,7 +92,11 @@ class Job:
 
     async def pay(self, charge: ChargeRaised) -> None:
         paid = PaymentSucceeded(
-            charge_id=charge.charge_id, payment_id=str(new_id()), origin="workorders", origin_id=self.order.order_id, amount_fen=1
+            charge_id=charge.charge_id,
+            payment_id=str(new_id()),
+            origin="workorders",
+            origin_id=self.order.order_id,
+            amount_fen=charge.amount_fen,
         )
         await self.community.publish(paid)
 
@@ -171,6 +175,17 @@ async def test_a_newer_quote_takes_the_place_of_the_open_and_of_the_agreed_one(j
     assert await job.quotes() == [("agreed", 5000), ("replaced", 3750), ("replaced", 3125)]
     charge = await job.charge(2)
     assert (charge.amount_fen, charge.replaces_charge_id) == (5000, former.charge_id)
+
+
+async def test_who_has_paid_while_they_agreed_to_a_newer_quote_has_paid_the_order(job: Job) -> None:
+    await job.agree(await job.quote(prepaid=True))
+    former = await job.charge()
+    await job.agree(await job.quote(("pipe", 400), prepaid=True))
+    assert (await job.charge(2)).replaces_charge_id == former.charge_id
+    # Billing has cancelled the newer charge when it heard of it, because the former was paid.
+    await job.pay(former)
+    order = await job.look()
+    assert (order.state, order.charge_id, order.amount_fen) == (pb.ORDER_STATE_ACCEPTED, former.charge_id, former.amount_fen)
 
 
 async def test_work_does_not_end_over_a_quote_that_waits_for_its_answer(job: Job) -> None:

@@ -9,10 +9,10 @@ from google.protobuf.message import Message
 
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.workorders.v1 import workorders_pb2 as pb
-from servicekit.errors import Conflict, Denied, Invalid, NotFound
+from servicekit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
-from services.workorders import order_operations
+from services.workorders import order_operations, report_operations
 from services.workorders.orders import State
 from tests.support import eventually
 from tests.workorders.arrange import Community, Person
@@ -205,6 +205,34 @@ async def test_a_complaint_waits_for_somebody_who_looks_at_it_and_an_answer_is_i
     assert (await reporter.see(order)).missed == []
 
 
+async def test_a_complaint_that_is_opened_again_waits_for_a_person_like_a_new_one(community: Community) -> None:
+    foreman, reporter = await community.staff("foreman"), await community.resident()
+    guard, plumber = await community.technician("guarding"), await community.technician("plumbing")
+    order = await reporter.report(await community.category(kind=pb.ORDER_KIND_COMPLAINT))
+    await community.call("TriageOrder", pb.TriageOrderRequest(order_id=order.order_id, note="已安排"))
+    given = pb.DispatchOrderRequest(order_id=order.order_id, technician_account_id=str(guard.account_id))
+    await guard.finish(await community.call("DispatchOrder", given))
+    reopened = await reporter.call("ReopenOrder", pb.ReopenOrderRequest(order_id=order.order_id, reason="还是吵"))
+    assert (reopened.state, reopened.cause, reopened.resolution) == (pb.ORDER_STATE_REOPENED, "", "")
+    await foreman.is_told("reported", 2)
+    answered = await community.call("TriageOrder", pb.TriageOrderRequest(order_id=order.order_id, note="今晚再去"))
+    assert not answered.HasField("response_due_at")
+    assert (await community.call("DispatchOrder", given)).technician_account_id == str(guard.account_id)
+    assert await plumber.notices() == []
+
+
+async def test_a_visit_that_was_agreed_before_is_none_when_the_order_is_opened_again(community: Community) -> None:
+    reporter, plumber = await community.resident(), await community.technician()
+    order = await plumber.accept(await reporter.report())
+    now = community.clock.now
+    visit = {name: to_timestamp(now + timedelta(hours=hours)) for name, hours in (("visit_from", 1), ("visit_until", 2))}
+    await plumber.call("PlanVisit", pb.PlanVisitRequest(order_id=order.order_id, **visit))
+    await plumber.finish(order)
+    reopened = await reporter.call("ReopenOrder", pb.ReopenOrderRequest(order_id=order.order_id, reason="还在漏"))
+    assert not reopened.HasField("visit_from")
+    assert not (await community.changed(order, "reopened")).HasField("visit_until")
+
+
 async def test_triage_puts_a_complaint_that_is_a_repair_right_and_it_is_given_out(community: Community) -> None:
     reporter, plumber = await community.resident(), await community.technician()
     order = await reporter.report(await community.category(kind=pb.ORDER_KIND_COMPLAINT))
@@ -239,6 +267,19 @@ async def test_a_report_that_cannot_be_is_refused(community: Community, fields: 
     with pytest.raises(error) as refused:
         await reporter.report(**fields)
     assert getattr(refused.value, "code", "") == code
+
+
+async def test_who_writes_down_what_others_call_about_has_no_limit_and_a_resident_has(
+    community: Community, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_operations, "_OPEN_MAX", 2)
+    category, clerk, reporter = await community.category(), await community.staff("property_staff"), await community.resident()
+    for _ in range(3):
+        await clerk.report(category, household_id="")
+    for _ in range(2):
+        await reporter.report(category)
+    with pytest.raises(Exhausted, match=r"workorders.too_many_open"):
+        await reporter.report(category)
 
 
 async def test_who_neither_lives_nor_works_here_reports_nothing(community: Community) -> None:
@@ -294,7 +335,16 @@ async def test_what_was_said_is_read_by_all_who_see_the_order_and_names_nobody_t
     steps = (await neighbour.call("ListOrderSteps", pb.ListOrderStepsRequest(order_id=order.order_id))).steps
     assert [(step.note, step.account_id) for step in steps if step.action == "commented"] == [("我家也是", "")]
     assert not any(step.account_id for step in steps)
+    seal = pb.SetPriceRequest(code="seal", name_zh="密封圈", name_en="Seal", unit=pb.PRICE_UNIT_PIECE, price_fen=1500, in_use=True)
+    await community.call("SetPrice", seal)
+    items = [pb.QuoteItem(code="seal", quantity_hundredths=100)]
+    quote = await plumber.call("QuoteOrder", pb.QuoteOrderRequest(order_id=order.order_id, items=items))
+    await reporter.call("RefuseQuote", pb.RefuseQuoteRequest(order_id=order.order_id, quote_id=quote.quote_id, reason="下岗了，没钱"))
+    steps = (await neighbour.call("ListOrderSteps", pb.ListOrderStepsRequest(order_id=order.order_id))).steps
+    assert [step.note for step in steps if step.note] == ["我家也是"]
     own = (await reporter.call("ListOrderSteps", pb.ListOrderStepsRequest(order_id=order.order_id, page_size=100))).steps
+    assert own[-1].note == "下岗了，没钱"
+    own = [step for step in own if step.action == "commented"]
     assert own[-1].account_id == str(neighbour.account_id)
     with pytest.raises(NotFound):
         await (await community.resident()).call("CommentOrder", pb.CommentOrderRequest(order_id=order.order_id, text="路过"))
