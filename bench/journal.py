@@ -6,7 +6,6 @@ everything is there exactly once.
 """
 
 import asyncio
-import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ PEOPLE = 60
 # What a stream is given at once.
 PUBLISHED_AT_ONCE = 256
 _DRAIN_S = 500.0
-_STREAM = "BENCH"
+_STREAM, _SUBJECT = "BENCH", "linli.bench.journal"
 _HELD = "SELECT coalesce(sum(held), 0)::bigint FROM journals WHERE device_id LIKE 'bench-journal-%'"
 # Of each terminal: passages, segments, and whether it is whole.
 _WHOLE = """
@@ -167,11 +166,11 @@ async def _return(
 async def _flood_stream(bus: Client, parts: Mapping[str, tuple[Sequence[bytes], Sequence[bytes]]]) -> float:
     """Records per second until JetStream has acknowledged the last message."""
     stream = bus.jetstream(publish_async_max_pending=PUBLISHED_AT_ONCE)
-    await stream.add_stream(StreamConfig(name=_STREAM, subjects=["bench.journal"], storage=StorageType.FILE))
+    await stream.add_stream(StreamConfig(name=_STREAM, subjects=[_SUBJECT], storage=StorageType.FILE))
     began = perf_counter()
     for fresh, _ in parts.values():
         for message in fresh:
-            await stream.publish_async("bench.journal", message)
+            await stream.publish_async(_SUBJECT, message)
     await stream.publish_async_completed()
     seconds = perf_counter() - began
     assert (await stream.stream_info(_STREAM)).state.messages == TERMINALS * RECORDS // PART

@@ -81,7 +81,8 @@ INSERT INTO orders (
     order_id, community_id, number, kind, category_id, category, skill, priority, state, waits_for, paused_in, title, description,
     household_id, building_id, place, reporter_account_id, visibility, team_id, technician_account_id, offered_to_account_id, offer_until,
     is_open_to_all, dispatch_reason, reported_at, responded_at, response_s, accepted_at, on_site_at, done_at, closed_at, response_minutes,
-    on_site_minutes, done_minutes, round_the_clock, response_due_at, on_site_due_at, done_due_at, missed, missed_at, reopened, stars,
+    on_site_minutes, done_minutes, round_the_clock, response_due_at, on_site_due_at, done_due_at, clock_from, told, missed,
+    missed_at, reopened, stars,
     rating_text, cause, resolution, amount_fen, is_paid, origin, origin_id, version
 )
 SELECT uuidv7(reported_at - now()), $1, number, kind, category_id, code, CASE WHEN is_for_all THEN 'plumbing' ELSE skill END,
@@ -100,7 +101,7 @@ SELECT uuidv7(reported_at - now()), $1, number, kind, category_id, code, CASE WH
     CASE WHEN was_accepted THEN reported_at + interval '30 minutes' END,
     CASE WHEN was_done THEN reported_at + interval '1 minute' * (40 + number % 3000) END,
     CASE WHEN stated.state IN ('confirmed', 'cancelled') THEN reported_at + interval '3 days' END, 15, 60, 1440, false,
-    reported_at + interval '15 minutes', reported_at + interval '1 hour', reported_at + interval '1 day',
+    reported_at + interval '15 minutes', reported_at + interval '1 hour', reported_at + interval '1 day', reported_at, '{}',
     CASE WHEN is_missed THEN '{response}' ELSE '{}' END::text[], CASE WHEN is_missed THEN reported_at + interval '15 minutes' END, 0,
     CASE WHEN is_rated AND was_done THEN 1 + number % 5 ELSE 0 END, '', '', CASE WHEN was_done THEN '更换接头垫圈，试水正常。' ELSE '' END,
     0, false, '', '', 4

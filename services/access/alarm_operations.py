@@ -347,6 +347,6 @@ async def sum_up(tx: Transaction, first: date, last: date) -> list[SourceFigures
     return await alarm_store.sum_up(tx, since, until, _FIGURES_MAX)
 
 
-async def forget_old(tx: Transaction) -> None:
+async def forget_observations(tx: Transaction) -> None:
     """Forgets which observations were counted, when none of them is sent again."""
     await alarm_store.forget_observations(tx, tx.now - _KEPT, _FORGOTTEN_AT_ONCE)

@@ -25,6 +25,8 @@ POSITION_AGE_MAX: Final = timedelta(minutes=5)
 FIRST_SIGN: Final = timedelta(days=1)
 # A person of whom nobody knows what they did while the sensors were silent is given this long to move.
 AFTER_SILENCE: Final = timedelta(hours=2)
+# How often we look whether an alarm about a quiet is still open.
+LOOK_AGAIN: Final = timedelta(hours=1)
 # Why alarms close of which no person says it.
 ACTIVE_AGAIN: Final = "active_again"
 BACK_INSIDE: Final = "back_inside"

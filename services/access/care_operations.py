@@ -24,6 +24,7 @@ from services.access.care import (
     BACK_INSIDE,
     CARE_STOPPED,
     FIRST_SIGN,
+    LOOK_AGAIN,
     PERSON_WELL,
     POSITION,
     CareKind,
@@ -114,18 +115,32 @@ async def stop(tx: Transaction, care_plan_id: UUID) -> CarePlan:
     return plan if plan.stopped_at is not None else await _end(tx, plan)
 
 
-async def end_for_consent(tx: Transaction, account_id: UUID, kind: ConsentKind) -> None:
-    """Ends the care for a person that a consent allowed which was withdrawn."""
+async def end_for_consents(tx: Transaction, account_id: UUID, kinds: Collection[ConsentKind]) -> None:
+    """Ends the care for a person that consents allowed which hold no more."""
     for care_kind, needed in _CONSENT.items():
-        if needed is kind and (plan := await care_store.lock_live(tx, account_id, care_kind)) is not None:
+        if needed in kinds and (plan := await care_store.lock_live(tx, account_id, care_kind)) is not None:
             await _end(tx, plan)
+
+
+async def part_households(tx: Transaction, account_id: UUID) -> None:
+    """Ends what somebody's care, and their caring, had from a household that is theirs no more.
+
+    A guardian who began care for another, or was named by one who did, is one as long as they live together. When none is left who does,
+    nobody speaks for the person any more, and care ends.
+    """
+    for plan in await care_store.lock_plans_around(tx, account_id):
+        gone, is_left = await care_store.part_guardians(tx, plan.care_plan_id)
+        if gone and not is_left:
+            await _end(tx, plan)
+        elif gone:
+            _tell(tx, {plan.account_id, *gone}, "access.care_guardian_left", "一位紧急联系人已移除", "A guardian has left the care plan")
 
 
 async def _end(tx: Transaction, plan: CarePlan) -> CarePlan:
     await _close_alarms(tx, [plan], CARE_STOPPED, tell=False)
     await cancel_timers(tx, plan.care_plan_id)
     await care_store.stop_plan(tx, plan.care_plan_id, tx.now)
-    others = {*plan.guardian_ids, plan.account_id} - {tx.caller.account_id}
+    others = {*plan.guardian_ids, plan.account_id} - ({tx.principal.account_id} if tx.principal else set())
     _tell(tx, others, "access.care_stopped", "关怀服务已停止", "Care has ended")
     return CarePlan(
         plan.care_plan_id, plan.community_id, plan.kind, plan.account_id, plan.guardian_ids, (), (), plan.started_at, stopped_at=tx.now
@@ -138,13 +153,18 @@ async def report_wellbeing(tx: Transaction, care_plan_id: UUID) -> CarePlan:
     if plan.stopped_at is not None:
         raise Conflict("access.care_over", "该关怀已停止", "This care has ended")
     await _close_alarms(tx, [plan], PERSON_WELL, closed_by=tx.caller.account_id)
-    if plan.kind is CareKind.ACTIVITY and plan.worry_at is not None:
-        # As if something had been noticed now, from which nothing is learned: it was no sensor that noticed it.
-        rhythm = (await care_store.find_rhythms(tx, [plan.care_plan_id]))[plan.care_plan_id]
-        worry_at = rhythm.worry_at(plan.worry_at, tx.now, await find_time_zone(tx))
-        plan = replace(plan, worry_at=max(worry_at, plan.learned_at), worries=False, is_quiet_doubtful=True)
-        await care_store.update_plans(tx, [plan])
-        await _set_timer(tx, plan, plan.worry_at or tx.now)
+    if plan.kind is CareKind.ACTIVITY and (plan.worries or plan.worry_at is not None):
+        return await _begin_anew(tx, plan)
+    return plan
+
+
+async def _begin_anew(tx: Transaction, plan: CarePlan) -> CarePlan:
+    """As if something had been noticed now, from which nothing is learned: it was no sensor that noticed it."""
+    rhythm = (await care_store.find_rhythms(tx, [plan.care_plan_id]))[plan.care_plan_id]
+    worry_at = max(rhythm.worry_at(plan.worry_at, tx.now, await find_time_zone(tx)), plan.learned_at)
+    plan = replace(plan, worry_at=worry_at, worries=False, is_quiet_doubtful=True)
+    await care_store.update_plans(tx, [plan])
+    await _set_timer(tx, plan, worry_at)
     return plan
 
 
@@ -231,9 +251,18 @@ async def _raise(tx: Transaction, plan: CarePlan, kind: str) -> None:
 
 
 async def judge_quiet(tx: Transaction, due: Due) -> None:
-    """Looks whether a quiet has lasted too long, and whether it is the person's or the sensors'."""
+    """Looks whether a quiet has lasted too long, and whether it is the person's or the sensors'.
+
+    Then looks now and then whether somebody has closed the alarm: whoever did has looked after the person, and the worry begins anew.
+    """
     plan = await care_store.lock_plan(tx, due.subject_id)
-    if plan is None or plan.stopped_at is not None or plan.worries:
+    if plan is None or plan.stopped_at is not None:
+        return
+    if plan.worries:
+        if await care_store.find_open_alarms(tx, [plan.care_plan_id]):
+            await _set_timer(tx, plan, tx.now + LOOK_AGAIN)
+        else:
+            await _begin_anew(tx, plan)
         return
     worry_at, is_heard = plan.worry_at or plan.learned_at, await care_store.is_heard(tx, plan.care_plan_id)
     if tx.now < worry_at and (is_heard or plan.first_activity_at is not None):
@@ -242,6 +271,7 @@ async def judge_quiet(tx: Transaction, due: Due) -> None:
     plan = replace(plan, worries=True)
     await care_store.update_plans(tx, [plan])
     await _raise(tx, plan, STILL_PERSON if is_heard else SENSOR_SILENT)
+    await _set_timer(tx, plan, tx.now + LOOK_AGAIN)
 
 
 async def note_silence(tx: Transaction, device_id: str) -> None:

@@ -53,8 +53,12 @@ INSERT INTO care_plans (care_plan_id, community_id, kind, account_id, started_at
 ON CONFLICT (community_id, account_id, kind) WHERE stopped_at IS NULL DO NOTHING
 """
 _INSERT_GUARDIANS = """
-INSERT INTO care_guardians (care_plan_id, account_id, community_id)
-SELECT $1::uuid, account_id, $2::uuid FROM unnest($3::uuid[]) AS account_id
+INSERT INTO care_guardians (care_plan_id, account_id, community_id, of_household)
+SELECT $1::uuid, account_id, $2::uuid, $5::boolean AND EXISTS (
+    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id)
+    WHERE one.account_id = guardian.account_id AND other.account_id = $4
+)
+FROM unnest($3::uuid[]) AS guardian (account_id)
 """
 _INSERT_SOURCES = """
 INSERT INTO care_sources (care_plan_id, source_id, community_id) SELECT $1::uuid, source_id, $2::uuid FROM unnest($3::text[]) AS source_id
@@ -62,12 +66,13 @@ INSERT INTO care_sources (care_plan_id, source_id, community_id) SELECT $1::uuid
 
 
 async def insert_plan(tx: Transaction, plan: CarePlan) -> bool:
-    """Adds a plan; False when the person has one of this kind that goes on."""
+    """Adds a plan that the caller begins; False when the person has one of this kind that goes on."""
     degrees = [degree for corner in plan.safe_area for degree in (corner.latitude, corner.longitude)]
     row = (plan.care_plan_id, plan.community_id, plan.kind, plan.account_id, plan.started_at, degrees)
     if not await tx.execute(_INSERT_PLAN, *row):
         return False
-    await tx.execute(_INSERT_GUARDIANS, plan.care_plan_id, plan.community_id, list(plan.guardian_ids))
+    is_for_another = plan.account_id != tx.caller.account_id
+    await tx.execute(_INSERT_GUARDIANS, plan.care_plan_id, plan.community_id, list(plan.guardian_ids), plan.account_id, is_for_another)
     await tx.execute(_INSERT_SOURCES, plan.care_plan_id, plan.community_id, list(plan.source_ids))
     return True
 
@@ -83,6 +88,10 @@ _OF_DEVICE: Final = """ WHERE stopped_at IS NULL AND care_plan_id IN (
     UNION SELECT care_plan_id FROM care_sources WHERE community_id = $1 AND device_id = $2 AND device_id <> ''
 )"""
 _LOCK_OF_DEVICE = _PLAN + _OF_DEVICE + _LOCK
+_AROUND: Final = """ WHERE stopped_at IS NULL AND care_plan_id IN (
+    SELECT care_plan_id FROM care_plans WHERE account_id = $1 UNION SELECT care_plan_id FROM care_guardians WHERE account_id = $1
+)"""
+_LOCK_AROUND = _PLAN + _AROUND + _LOCK
 _PLANS = Listing(
     select=_PLAN,
     key=("care_plan_id",),
@@ -115,6 +124,11 @@ async def lock_plans_of_sources(tx: Transaction, sources: Collection[tuple[UUID,
 async def lock_plans_of_device(tx: Transaction, device_id: str) -> list[CarePlan]:
     """The plans that go on with a device as a source, or as what speaks for one; locked."""
     return [_plan(row) for row in await tx.fetch(_LOCK_OF_DEVICE, tx.community_id, device_id)]
+
+
+async def lock_plans_around(tx: Transaction, account_id: UUID) -> list[CarePlan]:
+    """The plans that go on for a person or have them as guardian; locked."""
+    return [_plan(row) for row in await tx.fetch(_LOCK_AROUND, account_id)]
 
 
 async def list_plans_concerning(tx: Transaction, account_id: UUID, after: UUID | None, limit: int) -> list[CarePlan]:
@@ -169,6 +183,26 @@ _LIST_GUARDIANS = "SELECT account_id FROM care_guardians WHERE care_plan_id = $1
 async def list_guardians(tx: Transaction, care_plan_id: UUID) -> list[UUID]:
     """Who is told about the person of a plan."""
     return [row["account_id"] for row in await tx.fetch(_LIST_GUARDIANS, care_plan_id)]
+
+
+_PART_GUARDIANS = """
+DELETE FROM care_guardians AS guardian USING care_plans AS plan
+WHERE guardian.care_plan_id = $1 AND plan.care_plan_id = $1 AND of_household AND NOT EXISTS (
+    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id)
+    WHERE one.account_id = guardian.account_id AND other.account_id = plan.account_id
+)
+RETURNING guardian.account_id
+"""
+_IS_ANY_OF_HOUSEHOLD = "SELECT EXISTS (SELECT FROM care_guardians WHERE care_plan_id = $1 AND of_household)"
+
+
+async def part_guardians(tx: Transaction, care_plan_id: UUID) -> tuple[set[UUID], bool]:
+    """Takes from a locked plan the guardians who were so by a household that they do not share with the person any more.
+
+    Returns them, and whether any is left who lives with the person.
+    """
+    gone = {row["account_id"] for row in await tx.fetch(_PART_GUARDIANS, care_plan_id)}
+    return gone, bool(await tx.fetchval(_IS_ANY_OF_HOUSEHOLD, care_plan_id))
 
 
 _FIND_OPEN_ALARMS = "SELECT care_plan_id, alarm_id FROM alarms WHERE care_plan_id = ANY($1::uuid[]) AND state <> 'closed' ORDER BY told_at"

@@ -1,5 +1,6 @@
 """Consents: their texts, who gives one and who takes it back. What a consent allowed ends with it, here at once."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from servicekit.identifiers import new_id
 from services.access import care_operations, consent_store, credential_operations, credential_store, snapshot_operations, snapshot_store
 from services.access.consent_store import Consent, ConsentText
 from services.access.consents import FACE_KINDS, WITHDRAWN_WITH, ConsentChannel, ConsentKind
-from services.access.credential_operations import person_unknown
+from services.access.credential_operations import check_known, person_unknown
 
 
 async def publish_text(tx: Transaction, kind: ConsentKind, text_zh: str, text_en: str) -> ConsentText:
@@ -22,11 +23,13 @@ async def give(tx: Transaction, kind: ConsentKind, text_version: int, account_id
     """The caller consents, for themselves or as the guardian of somebody in their household, who is told.
 
     To consent to the same text again changes nothing. Raises NotFound for somebody in another household and for a text that there is not,
-    and Conflict for a text of which there is a newer version.
+    and Conflict for a text of which there is a newer version, and for a caller who neither lives nor works here.
     """
     caller_id = tx.caller.account_id
     about = account_id or caller_id
-    if about != caller_id and not await credential_store.live_together(tx, caller_id, about):
+    if about == caller_id:
+        await check_known(tx)
+    elif not await credential_store.live_together(tx, caller_id, about):
         raise person_unknown()
     await _check_text(tx, kind, text_version)
     consent = Consent(new_id(), kind, about, caller_id, text_version, ConsentChannel.APP, tx.now)
@@ -77,22 +80,30 @@ async def withdraw(tx: Transaction, consent_id: UUID) -> Consent:
         raise NotFound("access.consent_unknown", "没有找到该同意记录", "There is no such consent")
     if consent.withdrawn_at is not None:
         return consent
-    live = await consent_store.lock_live(tx, consent.account_id, WITHDRAWN_WITH[consent.kind])
-    await consent_store.withdraw(tx, [each.consent_id for each in live])
-    if consent.kind in FACE_KINDS:
-        await _forget_face(tx, consent, [each.consent_id for each in live])
-    else:
-        await care_operations.end_for_consent(tx, consent.account_id, consent.kind)
+    await _end(tx, consent.account_id, WITHDRAWN_WITH[consent.kind], tx.caller.account_id)
     return replace(consent, withdrawn_at=tx.now)
 
 
-async def _forget_face(tx: Transaction, consent: Consent, withdrawn: list[UUID]) -> None:
+async def end_all(tx: Transaction, account_id: UUID) -> None:
+    """Ends all consents about somebody for whom there is no purpose any more, as if they had been withdrawn."""
+    await _end(tx, account_id, frozenset(ConsentKind), None)
+
+
+async def _end(tx: Transaction, account_id: UUID, kinds: Collection[ConsentKind], by: UUID | None) -> None:
+    live = await consent_store.lock_live(tx, account_id, kinds)
+    await consent_store.withdraw(tx, [each.consent_id for each in live], by)
+    if not FACE_KINDS.isdisjoint(kinds):
+        template_only = ConsentKind.FACE_ON_TERMINALS not in kinds
+        await _forget_face(tx, account_id, [each.consent_id for each in live if each.kind in FACE_KINDS], template_only=template_only)
+    await care_operations.end_for_consents(tx, account_id, kinds)
+
+
+async def _forget_face(tx: Transaction, account_id: UUID, withdrawn: list[UUID], *, template_only: bool) -> None:
     """Deletes what is kept here of a face, and has the terminals that know it forget it."""
-    holders = await snapshot_store.list_face_holders(tx, consent.account_id)
-    template_only = consent.kind is ConsentKind.FACE_ON_SERVER
-    await credential_operations.forget_face(tx, consent.account_id, template_only=template_only)
-    await snapshot_operations.refresh(tx, [consent.account_id])
-    versions = await snapshot_store.list_versions(tx, consent.account_id)
+    holders = await snapshot_store.list_face_holders(tx, account_id)
+    await credential_operations.forget_face(tx, account_id, template_only=template_only)
+    await snapshot_operations.refresh(tx, [account_id])
+    versions = await snapshot_store.list_versions(tx, account_id)
     await consent_store.insert_removals(tx, withdrawn, {device_id: versions[device_id] for device_id in holders if device_id in versions})
 
 

@@ -104,9 +104,9 @@ async def lock_live(tx: Transaction, account_id: UUID, kinds: Collection[Consent
 _WITHDRAW = "UPDATE consents SET withdrawn_at = $2, withdrawn_by = $3 WHERE consent_id = ANY($1::uuid[])"
 
 
-async def withdraw(tx: Transaction, consent_ids: Iterable[UUID]) -> None:
-    """Notes that the caller withdrew these, which the transaction has locked."""
-    await tx.execute(_WITHDRAW, list(consent_ids), tx.now, tx.caller.account_id)
+async def withdraw(tx: Transaction, consent_ids: Iterable[UUID], by: UUID | None) -> None:
+    """Notes who withdrew these, which the transaction has locked; None when nobody had to."""
+    await tx.execute(_WITHDRAW, list(consent_ids), tx.now, by)
 
 
 _UNCONFIRMED: Final = """EXISTS (

@@ -98,7 +98,7 @@ async def set_my_pin(tx: Transaction, pin: str) -> Credential:
     if is_trivial(pin):
         field = FieldViolation("pin", "access.pin_trivial", "must be no row and no repetition")
         raise Invalid("access.pin_trivial", "密码过于简单，请勿使用连续或重复的数字", "This PIN is too easy to guess", fields=[field])
-    await _check_known(tx)
+    await check_known(tx)
     former = await credential_store.lock_live(tx, tx.caller.account_id, CredentialKind.PIN)
     if former is not None:
         await credential_store.revoke(tx, former.credential_id)
@@ -111,7 +111,8 @@ async def set_my_pin(tx: Transaction, pin: str) -> Credential:
     raise Exhausted("access.pin_busy", "暂时无法设置密码，请稍后再试", "The PIN cannot be set now; please try again", retry_after_s=1)
 
 
-async def _check_known(tx: Transaction) -> None:
+async def check_known(tx: Transaction) -> None:
+    """Raises Conflict for a caller who neither lives nor works here."""
     if not await credential_store.is_known(tx, tx.caller.account_id):
         raise Conflict("access.not_known_here", "仅限本小区住户和工作人员使用", "Only for those who live or work here")
 
@@ -124,7 +125,7 @@ async def enrol_my_face(tx: Transaction, template: bytes) -> Credential:
 
     Raises Conflict without the consent to it, and for a template without the separate consent to keeping it.
     """
-    await _check_known(tx)
+    await check_known(tx)
     needed = [ConsentKind.FACE_ON_TERMINALS, *([ConsentKind.FACE_ON_SERVER] if template else [])]
     # Locked, so that whoever withdraws meanwhile waits, and then finds the face.
     held = await consent_store.lock_live(tx, tx.caller.account_id, needed)
@@ -157,6 +158,12 @@ async def forget_face(tx: Transaction, account_id: UUID, *, template_only: bool)
     face = await credential_store.lock_live(tx, account_id, CredentialKind.FACE)
     if face is not None and not template_only:
         await credential_store.revoke(tx, face.credential_id)
+
+
+async def end_all(tx: Transaction, account_id: UUID) -> None:
+    """Ends all that opens doors for an account, which is not told; the templates of its face went with the consents."""
+    await credential_store.revoke_all(tx, account_id)
+    await snapshot_operations.refresh(tx, [account_id])
 
 
 async def open_templates(tx: Transaction, template_ids: Collection[UUID]) -> dict[UUID, bytes]:

@@ -75,12 +75,18 @@ def _credential(row: asyncpg.Record) -> Credential:
     return Credential(credential_id, CredentialKind(kind), *rest)
 
 
-_REVOKE = "UPDATE credentials SET revoked_at = $2 WHERE credential_id = $1"
+_REVOKE = "UPDATE credentials SET revoked_at = $2, digest = NULL WHERE credential_id = $1"
+_REVOKE_ALL = "UPDATE credentials SET revoked_at = $2, digest = NULL WHERE account_id = $1 AND revoked_at IS NULL"
 
 
 async def revoke(tx: Transaction, credential_id: UUID) -> None:
     """Ends a credential, which the transaction has locked, now."""
     await tx.execute(_REVOKE, credential_id, tx.now)
+
+
+async def revoke_all(tx: Transaction, account_id: UUID) -> None:
+    """Ends all credentials of an account now."""
+    await tx.execute(_REVOKE_ALL, account_id, tx.now)
 
 
 # Templates of faces.

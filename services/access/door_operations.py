@@ -15,13 +15,16 @@ from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.households import list_members
 from servicekit.identifiers import new_id
 from servicekit.staff import list_staff
+from servicekit.timers import Due, set_timers
 from services.access import door_store, entry_store, snapshot_operations
 from services.access.door_store import Door, Terminal, Zone
 from services.access.doors import AntiPassback, CredentialKind, Direction, DoorKind, ZoneKind, needs_a_face
-from services.access.entries import Entry, Rule, Times, Whom, WhomKind, entries_of
+from services.access.entries import LEAVING, Entry, Rule, Times, Whom, WhomKind, entries_of
 from services.access.windows import Window
 
 HELD_OPEN_LIMIT_S: Final = 30
+# The timer of a rule: a day after its end nobody is inside by it any more.
+RULE_ENDS: Final = "rule_ends"
 
 
 async def create_zone(tx: Transaction, name: str, kind: ZoneKind, building_id: UUID | None) -> Zone:
@@ -128,7 +131,11 @@ def door_unknown() -> NotFound:
 
 
 async def add_terminal(tx: Transaction, door_id: UUID, device_id: str, direction: Direction) -> Terminal:
-    """Puts a terminal at one side of a door. Raises NotFound for an unknown door, and Conflict for a device that is at one already."""
+    """Puts a terminal at one side of a door. Raises NotFound for an unknown door, and Conflict for a device that is at one already.
+
+    Whether it is a terminal that this community has registered nobody asks: ingest tells of a device once, and not of what kind it is. One
+    that is not never reports and is told nothing, for whatever is heard of a device and told to it goes by its community.
+    """
     await get_door(tx, door_id)
     if not await door_store.place_terminal(tx, device_id, door_id, direction):
         raise Conflict("access.terminal_in_place", "该终端已安装在门上", "The terminal is at a door already")
@@ -171,7 +178,9 @@ async def create_rule(
         raise Invalid("access.validity", "有效期有误", "The validity is not possible", fields=[field])
     rule = Rule(new_id(), zone_id, whom, Times(tuple(windows), begins, valid_until))
     await door_store.insert_rule(tx, rule, begins)
-    await _refresh_whom(tx, whom)
+    if valid_until is not None:
+        await _forget_later(tx, rule.rule_id, valid_until)
+    await refresh_whom(tx, whom)
     return rule
 
 
@@ -183,11 +192,16 @@ async def end_rule(tx: Transaction, rule_id: UUID) -> Rule:
     if rule.times.valid_until is not None and rule.times.valid_until <= tx.now:
         return rule
     await door_store.end_rule(tx, rule_id, tx.now)
-    await _refresh_whom(tx, rule.whom)
+    await _forget_later(tx, rule_id, tx.now)
+    await refresh_whom(tx, rule.whom)
     return replace(rule, times=replace(rule.times, valid_until=tx.now))
 
 
-async def _refresh_whom(tx: Transaction, whom: Whom) -> None:
+async def _forget_later(tx: Transaction, rule_id: UUID, ends_at: datetime) -> None:
+    await set_timers(tx, [Due(RULE_ENDS, rule_id, "", ends_at + LEAVING)])
+
+
+async def refresh_whom(tx: Transaction, whom: Whom) -> None:
     """Tells the terminals of all that a rule is for."""
     match whom:
         case (WhomKind.ACCOUNT, UUID() as account_id):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from servicekit.database import PLATFORM, Transaction
+from servicekit.database import Transaction
 from servicekit.listing import Listing
 from services.access.doors import AntiPassback, CredentialKind, Direction, DoorKind, ZoneKind
 from services.access.entries import Rule, WhomKind
@@ -155,27 +155,18 @@ class Terminal:
     last_reported_at: datetime | None
 
 
-_LOCK_DEVICE = "SELECT pg_advisory_xact_lock(hashtextextended('access.terminals ' || $1, 0))"
-_FIND_PLACED = "SELECT EXISTS (SELECT FROM terminals WHERE device_id = $1 AND removed_at IS NULL)"
 # One that was here before comes back with its versions and its counter.
 _PLACE_TERMINAL = """
 INSERT INTO terminals (device_id, community_id, door_id, direction, added_at) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (community_id, device_id) DO UPDATE
 SET door_id = excluded.door_id, direction = excluded.direction, added_at = excluded.added_at, removed_at = NULL
+WHERE terminals.removed_at IS NOT NULL
 """
 
 
 async def place_terminal(tx: Transaction, device_id: str, door_id: UUID, direction: Direction) -> bool:
-    """Puts a device at one side of a door; False when it is at a door already, in this community or another."""
-    community_id = tx.community_id
-    await tx.execute(_LOCK_DEVICE, device_id)
-    await tx.enter(PLATFORM)
-    is_placed = await tx.fetchval(_FIND_PLACED, device_id)
-    await tx.enter(community_id)
-    if is_placed:
-        return False
-    await tx.execute(_PLACE_TERMINAL, device_id, community_id, door_id, direction, tx.now)
-    return True
+    """Puts a device at one side of a door; False when it is at a door of this community already."""
+    return await tx.execute(_PLACE_TERMINAL, device_id, tx.community_id, door_id, direction, tx.now) == 1
 
 
 _REMOVE_TERMINAL = "UPDATE terminals SET removed_at = $3 WHERE community_id = $1 AND device_id = $2 AND removed_at IS NULL"

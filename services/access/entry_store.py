@@ -158,6 +158,14 @@ class Household:
     account_ids: frozenset[UUID]
 
 
+_TAKE_TURN = "SELECT pg_advisory_xact_lock(hashtextextended('access.people ' || $1, 0))"
+
+
+async def take_turn(tx: Transaction, subject_id: UUID) -> None:
+    """Waits until nobody else takes in news of this household or account; until the transaction ends nobody does."""
+    await tx.execute(_TAKE_TURN, str(subject_id))
+
+
 _FIND_HOUSEHOLD = """
 SELECT building_id, array(SELECT account_id FROM known_residents WHERE known_residents.household_id = $1) AS account_ids
 FROM known_households WHERE household_id = $1

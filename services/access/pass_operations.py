@@ -27,6 +27,9 @@ from services.access.passes import VISIT_MARGIN, Link, Pass, PassKind, PassState
 TIMER: Final = "pass_ends"
 _ENDS, _FORGOTTEN = "ends", "forgotten"
 _SECRET_BYTES: Final = 16
+# As long as what happened at doors.
+_KEPT: Final = timedelta(days=180)
+_FORGOTTEN_AT_ONCE: Final = 20_000
 # Who comes through several doors on their way is told of once.
 _ONE_VISIT: Final = timedelta(minutes=30)
 
@@ -247,6 +250,11 @@ async def hear_time(tx: Transaction, due: Due) -> None:
         await snapshot_operations.refresh(tx, [found.pass_id])
     elif found.ended_at is None and found.valid_until <= tx.now:
         await _change(tx, found)
+
+
+async def forget_visitors(tx: Transaction) -> None:
+    """Forgets visitors of long ago, with their names and plates."""
+    await pass_store.forget(tx, tx.now - _KEPT, _FORGOTTEN_AT_ONCE)
 
 
 async def _change(tx: Transaction, changed: Pass) -> Pass:

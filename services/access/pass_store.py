@@ -104,6 +104,18 @@ async def update_pass(tx: Transaction, changed: Pass) -> None:
     await tx.execute(_UPDATE, *row, changed.ended_at, changed.used_up_at, changed.last_used_at, changed.version)
 
 
+_FORGET = """
+WITH old AS (SELECT pass_id FROM passes WHERE valid_until < $1 ORDER BY valid_until LIMIT $2),
+    gone AS (DELETE FROM pass_entries USING old WHERE pass_entries.pass_id = old.pass_id)
+DELETE FROM passes USING old WHERE passes.pass_id = old.pass_id
+"""
+
+
+async def forget(tx: Transaction, before: datetime, limit: int) -> None:
+    """Deletes at most so many passes that were over before, in all communities."""
+    await tx.execute(_FORGET, before, limit)
+
+
 # A state but the last is a matter of time; braces are when it is asked.
 _GOOD: Final = "ended_at IS NULL AND used_up_at IS NULL AND valid_until > {}"
 _PASSES = Listing(

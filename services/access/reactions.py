@@ -7,7 +7,7 @@ from servicekit.database import Transaction
 from servicekit.events import Received
 from servicekit.identifiers import to_id
 from servicekit.times import to_datetime
-from services.access import entry_store, pass_operations, pass_store, snapshot_operations
+from services.access import entry_store, pass_operations, pass_store, snapshot_operations, tie_operations
 from services.access.pass_store import WorkOrder
 
 _MALFORMED = "access.event_malformed"
@@ -16,12 +16,15 @@ _MALFORMED = "access.event_malformed"
 async def refresh_doors_on_household_changed(tx: Transaction, event: Received[HouseholdChanged]) -> None:
     """Doors open to who lives here now. What somebody who has moved away gave out for the household ends."""
     household_id = to_id(event.message.household_id, "household_id", _MALFORMED)
+    await entry_store.take_turn(tx, household_id)
     before = await entry_store.find_household(tx, household_id)
     await households.remember_household_on_household_changed(tx, event)
     after = await entry_store.find_household(tx, household_id)
     if before == after:
         return
-    await pass_operations.end_passes_of_inviters(tx, household_id, before.account_ids - after.account_ids)
+    gone = before.account_ids - after.account_ids
+    await tie_operations.watch(tx, gone)
+    await pass_operations.end_passes_of_inviters(tx, household_id, gone)
     visitors = await pass_store.list_confirmed(tx, household_id) if before.building_id != after.building_id else []
     await snapshot_operations.refresh(tx, {*before.account_ids, *after.account_ids, *visitors})
 
@@ -29,10 +32,15 @@ async def refresh_doors_on_household_changed(tx: Transaction, event: Received[Ho
 async def refresh_doors_on_staff_changed(tx: Transaction, event: Received[StaffChanged]) -> None:
     """Doors open to who works here now."""
     account_id = to_id(event.message.account_id, "account_id", _MALFORMED)
+    await entry_store.take_turn(tx, account_id)
     before = await staff.roles_of(tx, [account_id])
     await staff.remember_staff_on_staff_changed(tx, event)
-    if await staff.roles_of(tx, [account_id]) != before:
-        await snapshot_operations.refresh(tx, [account_id])
+    after = await staff.roles_of(tx, [account_id])
+    if before == after:
+        return
+    if not after[account_id]:
+        await tie_operations.watch(tx, [account_id])
+    await snapshot_operations.refresh(tx, [account_id])
 
 
 async def follow_visit_on_work_order_changed(tx: Transaction, event: Received[WorkOrderChanged]) -> None:

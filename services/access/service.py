@@ -34,6 +34,7 @@ from services.access import (
     alarm_operations,
     alarm_reactions,
     care_operations,
+    door_operations,
     journal_operations,
     pass_operations,
     passage_operations,
@@ -42,6 +43,7 @@ from services.access import (
     snapshot_operations,
     syncing,
     terminal_reactions,
+    tie_operations,
 )
 from services.access.digests import MatchingKeys
 from services.access.pass_operations import VisitorRules
@@ -102,16 +104,19 @@ SERVICE = Service(
         on(DeviceOnline, alarm_reactions.note_return_on_device_online),
     ],
     jobs=[
-        every(minutes=5, run=alarm_operations.forget_old),
+        every(minutes=1, run=alarm_operations.forget_observations),
+        every(minutes=10, run=pass_operations.forget_visitors),
         every(minutes=10, run=passage_operations.forget_old),
         every_outside(seconds=1, run=syncing.send_news),
     ],
     timers=[
         timer(alarm_operations.ESCALATION, alarm_operations.escalate),
         timer(care_operations.QUIET, care_operations.judge_quiet),
+        timer(door_operations.RULE_ENDS, tie_operations.forget_rule),
         timer(journal_operations.GAP, journal_operations.raise_gap),
         timer(pass_operations.TIMER, pass_operations.hear_time),
         timer(snapshot_operations.REFRESH, snapshot_operations.refresh_more),
+        timer(tie_operations.TIES, tie_operations.judge),
     ],
     nats_publishes=syncing.NATS_PUBLISHES,
 )

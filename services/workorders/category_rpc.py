@@ -109,7 +109,7 @@ async def set_service(tx: Transaction, request: pb.SetServiceRequest) -> pb.Serv
         terms_id=new_id(),
         working_hours=tuple(Hours(each.weekday, each.from_minute, each.until_minute) for each in request.working_hours),
         follows_holidays=request.follows_holidays,
-        escalation_roles=tuple(text(role, "escalation_roles") for role in request.escalation_roles),
+        escalation_roles=tuple(text(role, f"escalation_roles[{index}]") for index, role in enumerate(request.escalation_roles)),
         offer_s=request.offer_s,
         reopen_days=request.reopen_days,
     )

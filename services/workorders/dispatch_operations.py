@@ -10,10 +10,11 @@ from uuid import UUID
 from servicekit import communities
 from servicekit.database import Transaction
 from servicekit.errors import Conflict
+from servicekit.staff import list_staff
 from servicekit.timers import Due, cancel_timers, set_timers
 from services.workorders import notices, order_operations, order_store, technician_operations, technician_store, terms_store
 from services.workorders.dispatch import Candidate, Need, Reason, Way, has_skill, rank, to_facts, weigh
-from services.workorders.orders import WORKED_ON, Order, State
+from services.workorders.orders import WORKED_ON, Kind, Order, State
 
 # The kind and name of the timer at which an offer lapses.
 OFFER: Final = "offer"
@@ -28,6 +29,21 @@ async def list_candidates(tx: Transaction, order: Order) -> list[Candidate]:
 async def _need(tx: Transaction, order: Order) -> Need:
     position = None if order.building_id is None else await technician_store.find_building_position(tx, order.building_id)
     return Need(order.skill, order.building_id, position)
+
+
+async def begin(tx: Transaction, order: Order) -> Order:
+    """Finds somebody for an order, whose row is locked. A complaint waits for a person to choose, and the first of the chain is told."""
+    if order.kind is not Kind.COMPLAINT:
+        return await offer(tx, order)
+    terms = await terms_store.find_terms(tx, order.terms_id)
+    notices.tell(tx, await list_staff(tx, terms.escalation_roles[0]), order, "reported", ("待受理", "waits to be looked at"))
+    return order
+
+
+async def unlink(tx: Transaction, order: Order) -> Order:
+    """A linked order, whose row is locked, on its own again; somebody is found for it while it is open."""
+    order = await order_operations.amend(tx, order, "unlinked", account_id=tx.caller.account_id, duplicate_of_order_id=None)
+    return await begin(tx, order) if order.is_open else order
 
 
 async def offer(tx: Transaction, order: Order, *, account_id: UUID | None = None, note: str = "") -> Order:
@@ -72,9 +88,11 @@ async def _open_to_all(
     opened = await _dispatch(tx, order, "opened", account_id, note, is_open_to_all=True, dispatch_reason=to_facts(reason))
     everybody = [each.technician.account_id for each in candidates]
     notices.tell(tx, everybody, opened, "open", ("可抢单，先到先得", "is open to whoever takes it first"))
-    if not is_somebody_on_shift:
-        foremen = await technician_operations.list_foremen(tx, None)
-        notices.tell(tx, foremen, opened, "nobody_on_shift", ("当前无人在班，请安排", "finds nobody on shift, please see to it"))
+    if is_somebody_on_shift:
+        kind, texts = "nobody_took_it", ("无人接单，请安排", "was taken by nobody who was asked, please see to it")
+    else:
+        kind, texts = "nobody_on_shift", ("当前无人在班，请安排", "finds nobody on shift, please see to it")
+    notices.tell(tx, await technician_operations.list_foremen(tx, None), opened, kind, texts)
     return opened
 
 

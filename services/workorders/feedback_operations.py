@@ -15,7 +15,7 @@ from services.workorders import (
     terms_store,
     work_operations,
 )
-from services.workorders.orders import Kind, Order, State
+from services.workorders.orders import Order, State
 from services.workorders.similar import LIKENESS_MIN, WITHIN, Report, likeness
 
 _BAD_STARS_MAX: Final = 2
@@ -103,6 +103,4 @@ async def unlink(tx: Transaction, order_id: UUID) -> Order:
         raise order_operations.order_unknown()
     if order.duplicate_of_order_id is None:
         raise Conflict("workorders.not_linked", "该工单未并入其他工单", "The order is not linked to another")
-    order = await order_operations.amend(tx, order, "unlinked", account_id=tx.caller.account_id, duplicate_of_order_id=None)
-    waits_for_a_person = order.state is State.REPORTED or order.kind is Kind.COMPLAINT
-    return order if waits_for_a_person or not order.is_open else await dispatch_operations.offer(tx, order)
+    return await dispatch_operations.unlink(tx, order)

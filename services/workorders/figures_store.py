@@ -10,7 +10,8 @@ from services.workorders.figures import Figures
 # Found first and grouped then: otherwise PostgreSQL may read all orders there ever were, by category, to save itself the sorting.
 _JUDGED: Final = """
 counted AS MATERIALIZED (
-    SELECT category_id, team_id, is_open, state, response_s, missed, on_site_at, reported_at, done_at, reopened, stars,
+    SELECT category_id, team_id, is_open, response_s, missed, on_site_at, reported_at, done_at, reopened, stars, response_minutes,
+        on_site_minutes, done_minutes,
         reported_at >= $2::timestamptz AND reported_at < $3::timestamptz AS is_asked,
         duplicate_of_order_id IS NOT NULL AS is_linked
     FROM orders
@@ -20,11 +21,12 @@ counted AS MATERIALIZED (
         CASE WHEN is_open AND NOT is_linked THEN reported_at END AS open_since,
         CASE WHEN is_asked AND NOT is_linked THEN response_s END AS response_s,
         CASE WHEN is_asked AND NOT is_linked THEN extract(epoch FROM done_at - reported_at)::bigint END AS done_s,
-        CASE WHEN is_linked OR NOT is_asked THEN NULL WHEN 'response' = ANY(missed) THEN 0 WHEN response_s IS NOT NULL THEN 1000 END
-            AS response_kept,
-        CASE WHEN is_linked OR NOT is_asked THEN NULL WHEN 'on_site' = ANY(missed) THEN 0 WHEN on_site_at IS NOT NULL THEN 1000 END
-            AS on_site_kept,
-        CASE WHEN is_linked OR NOT is_asked THEN NULL WHEN 'done' = ANY(missed) THEN 0 WHEN done_at IS NOT NULL THEN 1000 END AS done_kept,
+        CASE WHEN is_linked OR NOT is_asked OR response_minutes = 0 THEN NULL WHEN 'response' = ANY(missed) THEN 0
+            WHEN response_s IS NOT NULL THEN 1000 END AS response_kept,
+        CASE WHEN is_linked OR NOT is_asked OR on_site_minutes = 0 THEN NULL WHEN 'on_site' = ANY(missed) THEN 0
+            WHEN on_site_at IS NOT NULL THEN 1000 END AS on_site_kept,
+        CASE WHEN is_linked OR NOT is_asked OR done_minutes = 0 THEN NULL WHEN 'done' = ANY(missed) THEN 0
+            WHEN done_at IS NOT NULL THEN 1000 END AS done_kept,
         CASE WHEN is_linked OR NOT is_asked THEN NULL WHEN reopened > 0 THEN 1000 WHEN done_at IS NOT NULL THEN 0 END AS was_reopened
     FROM counted
 )

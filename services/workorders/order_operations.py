@@ -16,7 +16,7 @@ from servicekit.states import advance
 from servicekit.times import to_timestamp
 from services.workorders import notices, order_store, target_operations, terms_store
 from services.workorders.order_store import Step
-from services.workorders.orders import FOLLOWS, Order, State, Target, Viewer, advanced
+from services.workorders.orders import FOLLOWS, Order, State, Target, Viewer, advanced, told_name
 
 # What becomes of an order becomes of those that are linked to it. What their reporters did on their own stays.
 _LINKED_FOLLOW: Final = {
@@ -38,14 +38,7 @@ async def move(
     check_follows(order, to)
     if order.duplicate_of_order_id is not None and to not in (State.CONFIRMED, State.CANCELLED):
         raise is_linked()
-    after = replace(advanced(order, to, tx.now), **changes)
-    for target in Target:
-        due_at, kept_at = order.due_at(target), after.kept_at(target)
-        if order.awaits(target) and target not in order.missed and due_at and kept_at and due_at < kept_at:
-            # Kept late, before its timer came to fire. The promise was missed all the same.
-            order = await miss(tx, order, target, 1)
-            after = replace(after, missed=order.missed, missed_at=order.missed_at)
-    return await _write(tx, order, after, action, account_id, note)
+    return await _write(tx, order, replace(advanced(order, to, tx.now), **changes), action, account_id, note)
 
 
 def check_follows(order: Order, to: State) -> None:
@@ -60,9 +53,17 @@ async def amend(tx: Transaction, order: Order, action: str, *, account_id: UUID 
 
 
 async def _write(tx: Transaction, before: Order, after: Order, action: str, account_id: UUID | None, note: str) -> Order:
+    for target in Target:
+        due_at, kept_at = before.due_at(target), after.kept_at(target)
+        if before.awaits(target) and not before.is_missed(target) and due_at and kept_at and due_at < (before.clock_stopped_at or kept_at):
+            # Kept late, before its timer came to fire. The promise was missed all the same.
+            before = await miss(tx, before, target, 1)
+            after = replace(after, told=before.told, missed=before.missed, missed_at=before.missed_at)
     after = await target_operations.follow(tx, before, after)
     after = replace(after, version=before.version + 1)
     await order_store.update_order(tx, after)
+    if before.closed_at != after.closed_at:
+        await order_store.close_contact(tx, after.order_id, after.closed_at)
     await order_store.insert_step(tx, Step(after.order_id, after.version, action, after.state, tx.now, account_id, note))
     if changed_event(after) != changed_event(before):
         tx.publish(changed_event(after), version=after.version)
@@ -80,7 +81,7 @@ async def _write(tx: Transaction, before: Order, after: Order, action: str, acco
 
 async def add(tx: Transaction, order: Order, note: str = "") -> Order:
     """A new order: written and told, with its promises. Who gives it out is another step."""
-    order = replace(await target_operations.begin(tx, order), version=1)
+    order = replace(await target_operations.promise(tx, order), version=1)
     await order_store.insert_order(tx, order)
     await order_store.insert_step(tx, Step(order.order_id, 1, "reported", order.state, order.reported_at, order.reporter_account_id, note))
     tx.publish(changed_event(order), version=1)
@@ -95,7 +96,8 @@ async def miss(tx: Transaction, order: Order, target: Target, level: int) -> Ord
     if level == 1 and order.reporter_account_id is not None:
         notices.tell(tx, [order.reporter_account_id], order, "late", notices.sorry(target))
     missed = order.missed if target in order.missed else (*order.missed, target.value)
-    order = await amend(tx, order, "missed", note=f"{target}: {role}", missed=missed, missed_at=order.missed_at or tx.now)
+    told = (*order.told, told_name(target, f"level_{level}"))
+    order = await amend(tx, order, "missed", note=f"{target}: {role}", told=told, missed=missed, missed_at=order.missed_at or tx.now)
     due_at = to_timestamp(order.due_at(target))
     tx.publish(TargetMissed(order_id=str(order.order_id), target=target, due_at=due_at, level=level, role=role), version=order.version)
     return order
@@ -103,12 +105,11 @@ async def miss(tx: Transaction, order: Order, target: Target, level: int) -> Ord
 
 def changed_event(order: Order) -> WorkOrderChanged:
     """What other services hear of an order."""
-    is_offered = order.state is State.DISPATCHED and order.offered_to_account_id is not None
     return WorkOrderChanged(
         order_id=str(order.order_id),
         origin=order.origin,
         origin_id=order.origin_id,
-        state="offered" if is_offered else order.state,
+        state=order.state,
         category=order.category,
         priority=order.priority,
         technician_account_id=str(order.technician_account_id or "") if order.accepted_at else "",
@@ -146,7 +147,13 @@ async def lock_visible(tx: Transaction, order_id: UUID) -> Order:
 
 
 async def lock_own(tx: Transaction, order_id: UUID) -> Order:
-    """An order that the caller speaks for: its reporter, or somebody of the household. Raises NotFound."""
+    """An order that the caller speaks for: its reporter, or somebody of the household. Raises NotFound.
+
+    The original of a linked one is held first, since what becomes of it goes on to those that are linked.
+    """
+    linked = await order_store.find_order(tx, order_id)
+    if linked is not None and linked.duplicate_of_order_id is not None:
+        await order_store.lock_order(tx, linked.duplicate_of_order_id)
     order, who = await order_store.lock_order(tx, order_id), await viewer(tx)
     if order is None or not who.speaks_for(order):
         raise order_unknown()

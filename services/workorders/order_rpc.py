@@ -55,6 +55,8 @@ _WAITS: Final = {
     pb.WAITS_FOR_RESIDENT: WaitsFor.RESIDENT,
     pb.WAITS_FOR_PAYMENT: WaitsFor.PAYMENT,
 }
+# The steps whose notes were written for everybody who may see the order.
+_FOR_ALL: Final = frozenset({"commented", "paused", "done"})
 _WAITS_MESSAGE: Final = {waits: message for message, waits in _WAITS.items()}
 
 
@@ -106,22 +108,22 @@ async def get_order(tx: Transaction, request: pb.GetOrderRequest) -> pb.Order:
 
 
 async def list_order_steps(tx: Transaction, request: pb.ListOrderStepsRequest) -> pb.ListOrderStepsResponse:
-    """What happened to an order, oldest first. Neighbours are not told who did it."""
+    """What happened to an order, oldest first. Neighbours are not told who did it, and read only what was written for all."""
     who = await order_operations.viewer(tx)
     order = order_operations.visible(await order_store.find_order(tx, UUID(request.order_id)), who)
     steps, token = await page(request, int, partial(order_store.list_steps, tx, order.order_id), lambda step: step.version)
-    is_named = photo_operations.is_party(order, who)
-    return pb.ListOrderStepsResponse(steps=[_step(each, is_named=is_named) for each in steps], next_page_token=token)
+    is_party = photo_operations.is_party(order, who)
+    return pb.ListOrderStepsResponse(steps=[_step(each, is_party=is_party) for each in steps], next_page_token=token)
 
 
-def _step(step: Step, *, is_named: bool) -> pb.OrderStep:
+def _step(step: Step, *, is_party: bool) -> pb.OrderStep:
     return pb.OrderStep(
         step_id=str(derived_id("workorders.step", str(step.order_id), str(step.version))),
         action=step.action,
         state=_STATE_MESSAGE[step.state],
         at=to_timestamp(step.at),
-        account_id=str(step.account_id or "") if is_named else "",
-        note=step.note,
+        account_id=str(step.account_id or "") if is_party else "",
+        note=step.note if is_party or step.action in _FOR_ALL else "",
     )
 
 
@@ -297,7 +299,7 @@ def _private(order: Order) -> pb.Order:
 
 
 def _is_pending(order: Order, target: Target) -> bool:
-    return order.awaits(target) and target not in order.missed and order.clock_stopped_at is None
+    return order.awaits(target) and not order.is_missed(target) and order.clock_stopped_at is None
 
 
 def _phone(tx: Transaction, order: Order, phones: Mapping[UUID, Sealed]) -> str:

@@ -18,10 +18,10 @@ _REPORTED: Final = """
     kind, category_id, category, skill, priority, place, visibility, response_minutes, on_site_minutes, done_minutes, round_the_clock,
     terms_id"""
 _CHANGED: Final = """
-    state, response_due_at, on_site_due_at, done_due_at, clock_stopped_at, missed, missed_at, waits_for, paused_in, team_id,
-    technician_account_id, offered_to_account_id, offer_until, is_open_to_all, dispatch_reason, visit_from, visit_until, responded_at,
-    response_s, accepted_at, on_site_at, done_at, closed_at, duplicate_of_order_id, reopened, stars, rating_text, cause, resolution,
-    charge_id, amount_fen, is_paid, version"""
+    state, response_due_at, on_site_due_at, done_due_at, clock_from, clock_stopped_at, told, missed, missed_at, waits_for, paused_in,
+    team_id, technician_account_id, offered_to_account_id, offer_until, is_open_to_all, dispatch_reason, visit_from, visit_until,
+    responded_at, response_s, accepted_at, on_site_at, done_at, closed_at, duplicate_of_order_id, reopened, stars, rating_text, cause,
+    resolution, charge_id, amount_fen, is_paid, version"""
 ORDER: Final = f"SELECT {_REPORTED}, {_CHANGED} FROM orders "  # noqa: S608
 
 
@@ -40,6 +40,7 @@ def read_order(row: asyncpg.Record) -> Order:
         "priority": Priority(columns["priority"]),
         "state": State(columns["state"]),
         "visibility": Visibility(columns["visibility"]),
+        "told": tuple(columns["told"]),
         "missed": tuple(columns["missed"]),
         "waits_for": WaitsFor(columns["waits_for"]) if columns["waits_for"] else None,
         "paused_in": State(columns["paused_in"]) if columns["paused_in"] else None,
@@ -63,7 +64,7 @@ _INSERT = f"""
 INSERT INTO orders ({_REPORTED}, {_CHANGED})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
     $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51, $52, $53, $54, $55,
-    $56)
+    $56, $57, $58)
 """  # noqa: S608
 
 
@@ -86,13 +87,13 @@ async def insert_order(tx: Transaction, order: Order) -> None:
 
 
 _UPDATE = """
-UPDATE orders SET kind = $2, category_id = $3, category = $4, skill = $5, priority = $6, place = $7, visibility = $8,
-    response_minutes = $9, on_site_minutes = $10, done_minutes = $11, round_the_clock = $12, terms_id = $13, state = $14,
-    response_due_at = $15, on_site_due_at = $16, done_due_at = $17, clock_stopped_at = $18, missed = $19, missed_at = $20, waits_for = $21,
-    paused_in = $22, team_id = $23, technician_account_id = $24, offered_to_account_id = $25, offer_until = $26, is_open_to_all = $27,
-    dispatch_reason = $28, visit_from = $29, visit_until = $30, responded_at = $31, response_s = $32, accepted_at = $33, on_site_at = $34,
-    done_at = $35, closed_at = $36, duplicate_of_order_id = $37, reopened = $38, stars = $39, rating_text = $40, cause = $41,
-    resolution = $42, charge_id = $43, amount_fen = $44, is_paid = $45, version = $46
+UPDATE orders SET kind = $2, category_id = $3, category = $4, skill = $5, priority = $6, place = $7, visibility = $8, response_minutes = $9,
+    on_site_minutes = $10, done_minutes = $11, round_the_clock = $12, terms_id = $13, state = $14, response_due_at = $15,
+    on_site_due_at = $16, done_due_at = $17, clock_from = $18, clock_stopped_at = $19, told = $20, missed = $21, missed_at = $22,
+    waits_for = $23, paused_in = $24, team_id = $25, technician_account_id = $26, offered_to_account_id = $27, offer_until = $28,
+    is_open_to_all = $29, dispatch_reason = $30, visit_from = $31, visit_until = $32, responded_at = $33, response_s = $34,
+    accepted_at = $35, on_site_at = $36, done_at = $37, closed_at = $38, duplicate_of_order_id = $39, reopened = $40, stars = $41,
+    rating_text = $42, cause = $43, resolution = $44, charge_id = $45, amount_fen = $46, is_paid = $47, version = $48
 WHERE order_id = $1
 """
 
@@ -126,7 +127,9 @@ def _changed(order: Order) -> tuple[object, ...]:
         order.response_due_at,
         order.on_site_due_at,
         order.done_due_at,
+        order.clock_from,
         order.clock_stopped_at,
+        list(order.told),
         list(order.missed),
         order.missed_at,
         order.waits_for,
@@ -234,6 +237,25 @@ _INSERT_CONTACT = "INSERT INTO order_contacts (order_id, community_id, key_id, p
 async def insert_contact(tx: Transaction, order_id: UUID, phone: Sealed) -> None:
     """Keeps the phone of who opens the door."""
     await tx.execute(_INSERT_CONTACT, order_id, tx.community_id, phone.key_id, phone.data)
+
+
+_CLOSE_CONTACT = "UPDATE order_contacts SET closed_at = $2 WHERE order_id = $1"
+# In no transaction's way: what is locked is forgotten the next time.
+_FORGET_CONTACTS = """
+DELETE FROM order_contacts WHERE order_id IN (
+    SELECT order_id FROM order_contacts WHERE closed_at <= $1 ORDER BY closed_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+async def close_contact(tx: Transaction, order_id: UUID, closed_at: datetime | None) -> None:
+    """Notes since when an order is closed, from when on its phone is kept for a while; None when it is not any more."""
+    await tx.execute(_CLOSE_CONTACT, order_id, closed_at)
+
+
+async def forget_contacts(tx: Transaction, closed_until: datetime, limit: int) -> None:
+    """Forgets the phones of orders that were closed by then, those first that were closed first, in the transaction's scope."""
+    await tx.execute(_FORGET_CONTACTS, closed_until, limit)
 
 
 _SELECT_CONTACTS = "SELECT order_id, key_id, phone FROM order_contacts WHERE order_id = ANY($1::uuid[])"

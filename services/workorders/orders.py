@@ -110,8 +110,10 @@ class Order:
 
     `category` is the category's code, `skill` what it takes, and both promise and terms are those of its report, whatever changes later.
     `dispatch_reason` holds the facts of the choice of its technician, as dispatch wrote them. `paused_in` is the state to which a waiting
-    order returns, `clock_stopped_at` since when its promises stand still. `response_s` is how long the first response took, whatever came
-    after it. A linked order ends with `duplicate_of_order_id`.
+    order returns. Its promises are counted from `clock_from`: from its report, or when it was opened again, later by as long as they stood
+    still; `clock_stopped_at` is since when they do. `told` is what was told of them since then, such as "response.warn_50", and `missed`
+    which were ever missed. `response_s` is how long the first response took, whatever came after it. A linked order ends with
+    `duplicate_of_order_id`.
     """
 
     order_id: UUID
@@ -133,12 +135,14 @@ class Order:
     origin: str
     origin_id: str
     reported_at: datetime
+    clock_from: datetime
     promise: Promise
     terms_id: UUID | None
     response_due_at: datetime | None = None
     on_site_due_at: datetime | None = None
     done_due_at: datetime | None = None
     clock_stopped_at: datetime | None = None
+    told: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     missed_at: datetime | None = None
     waits_for: WaitsFor | None = None
@@ -189,6 +193,10 @@ class Order:
         """Whether a promise is made and nobody has kept it, be it missed or not. A linked order's are those of its original."""
         made = self.due_at(target) is not None and self.duplicate_of_order_id is None
         return made and self.is_open and self.kept_at(target) is None
+
+    def is_missed(self, target: Target) -> bool:
+        """Whether the first of the chain was told of a promise, since it was made."""
+        return told_name(target, "level_1") in self.told
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +261,8 @@ def advanced(order: Order, to: State, now: datetime) -> Order:
     if to in (State.DISPATCHED, State.REOPENED):
         changes |= {"technician_account_id": None, "accepted_at": None}
     if to is State.REOPENED:
-        changes |= {"reopened": order.reopened + 1, "responded_at": None, "on_site_at": None, "done_at": None, "closed_at": None}
+        changes |= {"reopened": order.reopened + 1, "clock_from": now, "told": (), "cause": "", "resolution": ""}
+        changes |= dict.fromkeys(("visit_from", "visit_until", "responded_at", "on_site_at", "done_at", "closed_at"))
     elif to is State.ACCEPTED and order.state is State.DISPATCHED:
         changes |= {"accepted_at": now} | responded(order, now)
     elif to is State.ON_SITE:
@@ -267,6 +276,11 @@ def advanced(order: Order, to: State, now: datetime) -> Order:
     # An offer is answered or void with any step.
     changes |= {"offered_to_account_id": None, "offer_until": None, "is_open_to_all": False}
     return replace(order, **changes)
+
+
+def told_name(target: Target, moment: str) -> str:
+    """How `Order.told` says that a moment of a promise has come."""
+    return f"{target}.{moment}"
 
 
 def responded(order: Order, now: datetime) -> dict[str, Any]:

@@ -55,6 +55,7 @@ _FIND_IN_STATE = _QUOTE + "AND state = $2"
 _LIST_QUOTES = _QUOTE + "AND ($2::uuid IS NULL OR quote_id < $2) ORDER BY quote_id DESC LIMIT $3"
 _ANSWER = "UPDATE quotes SET state = $2, answered_at = $3, answered_by = $4 WHERE quote_id = $1"
 _REPLACE = "UPDATE quotes SET state = 'replaced' WHERE order_id = $1 AND state = $2"
+_IS_CHARGED = "SELECT EXISTS (SELECT FROM quotes WHERE order_id = $1 AND charge_id = $2)"
 _CHARGE = "UPDATE quotes SET charge_id = $2 WHERE quote_id = $1"
 
 
@@ -90,6 +91,11 @@ async def answer_quote(tx: Transaction, quote_id: UUID, state: QuoteState) -> No
 async def replace_quote(tx: Transaction, order_id: UUID, state: QuoteState) -> None:
     """A newer quote takes the place of the order's one in this state, if there is one."""
     await tx.execute(_REPLACE, order_id, state)
+
+
+async def is_charged(tx: Transaction, order_id: UUID, charge_id: UUID) -> bool:
+    """Whether a charge is that of one of an order's quotes, be it replaced by now."""
+    return bool(await tx.fetchval(_IS_CHARGED, order_id, charge_id))
 
 
 async def set_charge(tx: Transaction, quote_id: UUID, charge_id: UUID) -> None:

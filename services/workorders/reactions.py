@@ -93,7 +93,7 @@ async def note_payment_on_payment_succeeded(tx: Transaction, event: Received[Pay
     told = event.message
     if told.origin == ORIGIN:
         order_id, charge_id = to_id(told.origin_id, "origin_id", _UNREADABLE), to_id(told.charge_id, "charge_id", _UNREADABLE)
-        await work_operations.note_payment(tx, order_id, charge_id)
+        await work_operations.note_payment(tx, order_id, charge_id, told.amount_fen)
 
 
 async def note_refund_on_payment_refunded(tx: Transaction, event: Received[PaymentRefunded]) -> None:

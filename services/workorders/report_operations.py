@@ -10,23 +10,21 @@ from servicekit.database import Transaction
 from servicekit.errors import Denied, Exhausted, NotFound
 from servicekit.identifiers import new_id
 from servicekit.sealing import DataKeys
-from servicekit.staff import list_staff, roles_of
+from servicekit.staff import roles_of
 from services.workorders import (
     category_operations,
     dispatch_operations,
     list_store,
-    notices,
     order_operations,
     order_store,
     photo_operations,
-    target_operations,
     terms_store,
 )
 from services.workorders.categories import Line
 from services.workorders.orders import Kind, Order, Priority, State, Viewer, Visibility, responded, usual_visibility
 from services.workorders.photo_store import Photo
 
-# What one account has open at a time; nobody has more that is broken.
+# What a resident has open at a time; nobody has more that is broken. Staff write down what others call about.
 _OPEN_MAX: Final = 100
 _STAFF: Final = ("workorders.orders.triage", "workorders.orders.read", "workorders.jobs.work")
 
@@ -78,17 +76,13 @@ async def report_order(tx: Transaction, order_id: UUID, report: Report, photos: 
         phone = tx.resource(DataKeys).seal(report.contact_phone.encode(), phone_row(order_id))
         await order_store.insert_contact(tx, order_id, phone)
     await photo_operations.attach(tx, order, photos)
-    if order.kind is not Kind.COMPLAINT:
-        return await _give_out(tx, order)
-    terms = await terms_store.find_terms(tx, order.terms_id)
-    waits = ("待受理", "waits to be looked at")
-    notices.tell(tx, await list_staff(tx, terms.escalation_roles[0]), order, "reported", waits)
-    return order
+    return await _give_out(tx, order)
 
 
 async def _check_may_report(tx: Transaction, who: Viewer) -> None:
-    is_staff = any(tx.caller.may(permission) for permission in _STAFF) or (await roles_of(tx, [who.account_id]))[who.account_id]
-    if not (who.is_resident or is_staff):
+    if any(tx.caller.may(permission) for permission in _STAFF) or (await roles_of(tx, [who.account_id]))[who.account_id]:
+        return
+    if not who.is_resident:
         raise Denied("workorders.not_a_resident", "仅限本小区住户和工作人员使用", "Only who lives or works here can report something")
     if await list_store.count_open(tx, who.account_id, _OPEN_MAX) >= _OPEN_MAX:
         zh, en = "您未完成的工单过多", "You have too many open orders"
@@ -122,6 +116,7 @@ async def _new(
     origin_id: str = "",
     reported_at: datetime | None = None,
 ) -> Order:
+    begun_at = min(reported_at or tx.now, tx.now)
     return Order(
         order_id=order_id or new_id(),
         community_id=tx.community_id,
@@ -141,15 +136,18 @@ async def _new(
         visibility=visibility,
         origin=origin,
         origin_id=origin_id,
-        reported_at=min(reported_at or tx.now, tx.now),
+        reported_at=begun_at,
+        clock_from=begun_at,
         promise=line.promise(priority),
         terms_id=(await terms_store.newest_terms(tx)).terms_id,
     )
 
 
 async def _give_out(tx: Transaction, order: Order) -> Order:
-    """Triages an order by itself, since its reporter has said what it is, and finds somebody for it."""
-    return await dispatch_operations.offer(tx, await order_operations.move(tx, order, State.TRIAGED, "triaged"))
+    """Triages an order by itself, since its reporter has said what it is, unless it is a complaint; and finds somebody for it."""
+    if order.kind is not Kind.COMPLAINT:
+        order = await order_operations.move(tx, order, State.TRIAGED, "triaged")
+    return await dispatch_operations.begin(tx, order)
 
 
 async def add_inspection(
@@ -239,8 +237,8 @@ async def triage(
 ) -> Order:
     """Sets an open order right. A new one is given out then, unless it is a complaint: that goes to whom a person chooses.
 
-    A new category or priority brings its own promises, from the report on. A complaint that is answered with a note has had its response.
-    Raises NotFound, and Conflict for an order that is over and a category out of use.
+    A new category or priority brings its own promises, counted from where the old ones were. A complaint that is answered with a note has
+    had its response. Raises NotFound, and Conflict for an order that is over and a category out of use.
     """
     order = await order_operations.lock_any(tx, order_id)
     if not order.is_open:
@@ -253,7 +251,7 @@ async def triage(
         changed = replace(changed, priority=priority)
     if (changed.category_id, changed.priority) != (order.category_id, order.priority):
         line = await category_operations.find_line(tx, changed.category_id)
-        changed = await target_operations.begin(tx, replace(changed, promise=line.promise(changed.priority)))
+        changed = replace(changed, promise=line.promise(changed.priority))
     changed = replace(
         changed,
         place=place or order.place,
@@ -267,25 +265,12 @@ async def triage(
     else:
         triaged = await order_operations.amend(tx, order, "triaged", account_id=account_id, note=note, **changes)
     is_offered_wrong = triaged.state is State.DISPATCHED and triaged.skill != order.skill
-    if triaged.kind is Kind.COMPLAINT or not (is_offered_wrong or triaged.state is State.TRIAGED):
+    if triaged.kind is Kind.COMPLAINT or not (is_offered_wrong or triaged.state in (State.TRIAGED, State.REOPENED)):
         return triaged
     return await dispatch_operations.offer(tx, triaged)
 
 
-_TRIAGED: Final = (
-    "kind",
-    "category_id",
-    "category",
-    "skill",
-    "priority",
-    "place",
-    "visibility",
-    "promise",
-    "response_due_at",
-    "on_site_due_at",
-    "done_due_at",
-    "clock_stopped_at",
-)
+_TRIAGED: Final = ("kind", "category_id", "category", "skill", "priority", "place", "visibility", "promise")
 
 
 def phone_row(order_id: UUID) -> str:

@@ -58,9 +58,15 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
 _REMEMBERED: Final = timedelta(seconds=4 * STREAM_AGE_S)
 
 
+# How long somebody may still have to call about an order that is closed, and how many phones one run forgets.
+_PHONE_KEPT: Final = timedelta(days=90)
+_PHONES_AT_ONCE: Final = 10_000
+
+
 async def forget_old(tx: Transaction) -> None:
-    """Forgets what no late news can be about any more."""
+    """Forgets what no late news can be about any more, and phones that nobody needs (PIPL art. 19 and 47)."""
     await order_store.forget_origins(tx, tx.now - _REMEMBERED)
+    await order_store.forget_contacts(tx, tx.now - _PHONE_KEPT, _PHONES_AT_ONCE)
 
 
 SERVICE = Service(

@@ -4,6 +4,7 @@ What timers do when they fire is in `timer_operations.py`.
 """
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from servicekit import communities
@@ -11,8 +12,8 @@ from servicekit.database import Transaction
 from servicekit.holidays import HOLIDAYS
 from servicekit.timers import Due, cancel_timers, set_timers
 from services.workorders import terms_store
-from services.workorders.orders import STOPS_THE_CLOCK, Order, State, Target
-from services.workorders.targets import Clock, Moment, Terms, dues, left_s, level_of, moments
+from services.workorders.orders import STOPS_THE_CLOCK, Order, State, Target, told_name
+from services.workorders.targets import Clock, Terms, due, level_of, moments
 
 # The kind and name of the timer at which an order that is done confirms itself.
 CONFIRM: Final = "confirm"
@@ -28,47 +29,46 @@ async def clock_of(tx: Transaction, order: Order, terms: Terms) -> Clock:
     return Clock(zone, terms.working_hours, HOLIDAYS.days, HOLIDAYS.working_days)
 
 
-async def begin(tx: Transaction, order: Order) -> Order:
-    """The order with its promises, which begin when it was reported, or now when it is opened again; their timers are set."""
+async def promise(tx: Transaction, order: Order) -> Order:
+    """The order with its promises counted from `clock_from`, but for those that are kept; timers are set for what was not told of them."""
     terms = await terms_store.find_terms(tx, order.terms_id)
     clock = await clock_of(tx, order, terms)
-    start = tx.now if order.reopened else order.reported_at
-    due = dues(clock, start, order.promise)
-    order = replace(
-        order, response_due_at=due[Target.RESPONSE], on_site_due_at=due[Target.ON_SITE], done_due_at=due[Target.DONE], clock_stopped_at=None
-    )
+    now = order.clock_stopped_at or tx.now
+    dues = {
+        target: order.due_at(target) if order.kept_at(target) else due(clock, order.clock_from, order.promise.minutes(target))
+        for target in Target
+    }
+    order = replace(order, response_due_at=dues[Target.RESPONSE], on_site_due_at=dues[Target.ON_SITE], done_due_at=dues[Target.DONE])
     timers = []
     for target in filter(order.awaits, Target):
-        minutes = order.promise.minutes(target)
-        for moment in moments(clock, target, start, minutes * 60, minutes, terms.escalation_roles):
-            # Of what would have happened already only that it is missed is news, once.
-            if moment.at > tx.now or (level_of(moment.name) and target not in order.missed):
-                timers.append(_timer(order, moment))
-    if order.version:
-        await cancel_promises(tx, order)
+        for moment in moments(clock, order.clock_from, order.promise.minutes(target), terms.escalation_roles):
+            # A warning that would have come already is no use to anybody; a miss is news, however late.
+            if told_name(target, moment.name) not in order.told and (moment.at > now or level_of(moment.name)):
+                timers.append(Due(target, order.order_id, moment.name, moment.at))
     await set_timers(tx, timers)
     return order
 
 
 async def follow(tx: Transaction, before: Order, after: Order) -> Order:
     """The order after a step, its promises with it: timers of those that were kept are taken back, clocks stop and go on."""
-    if after.state is State.REOPENED:
+    if after.state is State.REOPENED and before.state is not State.REOPENED:
         await cancel_timers(tx, after.order_id)
-        return after if after.duplicate_of_order_id else await begin(tx, after)
+        return after if after.duplicate_of_order_id else await promise(tx, after)
     if not after.is_open or after.duplicate_of_order_id:
         if before.state is not after.state or before.duplicate_of_order_id != after.duplicate_of_order_id:
             await _end(tx, after)
         return replace(after, clock_stopped_at=None)
+    is_anew = before.promise != after.promise or before.duplicate_of_order_id is not None
     for target in Target:
-        if before.awaits(target) and not after.awaits(target):
+        if before.awaits(target) and (is_anew or not after.awaits(target)):
             await cancel_timers(tx, after.order_id, target)
     stands_still = after.state is State.WAITING and after.waits_for in STOPS_THE_CLOCK
     if stands_still and after.clock_stopped_at is None:
-        await cancel_promises(tx, after)
-        return replace(after, clock_stopped_at=tx.now)
-    if (after.clock_stopped_at and not stands_still) or before.duplicate_of_order_id:
-        return await _go_on(tx, after)
-    return after
+        # What is due later is told of when the clock has gone on, so its timers may fire in vain.
+        after = replace(after, clock_stopped_at=tx.now)
+    elif after.clock_stopped_at is not None and not stands_still:
+        after, is_anew = await _go_on(tx, after, after.clock_stopped_at), True
+    return await promise(tx, after) if is_anew else after
 
 
 async def _end(tx: Transaction, order: Order) -> None:
@@ -78,29 +78,8 @@ async def _end(tx: Transaction, order: Order) -> None:
         await set_timers(tx, [Due(CONFIRM, order.order_id, CONFIRM, terms.reopens_until(order.done_at))])
 
 
-async def _go_on(tx: Transaction, order: Order) -> Order:
-    """Gives promises back the time for which they stood still, and sets their timers again."""
-    terms = await terms_store.find_terms(tx, order.terms_id)
-    clock, since = await clock_of(tx, order, terms), order.clock_stopped_at or tx.now
-    timers, due_at = [], {target: order.due_at(target) for target in Target}
-    for target in Target:
-        due = due_at[target]
-        if due is None or not order.awaits(target):
-            continue
-        left = left_s(clock, due, since)
-        if left > 0:
-            due_at[target] = clock.after(tx.now, left)
-        minutes = order.promise.minutes(target)
-        timers += [_timer(order, moment) for moment in moments(clock, target, tx.now, left, minutes, terms.escalation_roles)]
-    await set_timers(tx, timers)
-    return replace(order, on_site_due_at=due_at[Target.ON_SITE], done_due_at=due_at[Target.DONE], clock_stopped_at=None)
-
-
-def _timer(order: Order, moment: Moment) -> Due:
-    return Due(moment.target, order.order_id, moment.name, moment.at)
-
-
-async def cancel_promises(tx: Transaction, order: Order) -> None:
-    """Takes back the timers of all of an order's promises."""
-    for target in Target:
-        await cancel_timers(tx, order.order_id, target)
+async def _go_on(tx: Transaction, order: Order, stopped_at: datetime) -> Order:
+    """Gives promises back the time for which they stood still."""
+    clock = await clock_of(tx, order, await terms_store.find_terms(tx, order.terms_id))
+    clock_from = clock.after(order.clock_from, clock.between(stopped_at, tx.now))
+    return replace(order, clock_from=clock_from, clock_stopped_at=None)

@@ -9,8 +9,6 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 from uuid import UUID
 
-from services.workorders.orders import Promise, Target
-
 # A clock with next to no working hours ends somewhere.
 _DAYS_MAX: Final = 1500
 _MINUTE_S: Final = 60
@@ -118,7 +116,6 @@ class Clock:
 class Moment:
     """Something that happens to a promise on its way: `name` is "warn_50", "warn_80", or "level_1" and on, for each step of the chain."""
 
-    target: Target
     name: str
     at: datetime
 
@@ -130,26 +127,16 @@ def level_of(name: str) -> int:
 
 
 def due(clock: Clock, start: datetime, minutes: int) -> datetime | None:
-    """When a promise that begins now is due; None when nothing is promised."""
+    """When a promise that begins then is due; None when nothing is promised."""
     return clock.after(start, minutes * _MINUTE_S) if minutes else None
 
 
-def moments(clock: Clock, target: Target, now: datetime, left_s: int, minutes: int, roles: Sequence[str]) -> list[Moment]:
-    """What will happen to a promise of `minutes` of which `left_s` are left, if nobody keeps it; negative when it is overdue by that much.
+def moments(clock: Clock, start: datetime, minutes: int, roles: Sequence[str]) -> list[Moment]:
+    """What happens to a promise that begins then, if nobody keeps it.
 
     Warnings come when a half and four fifths have run; the first of the chain is told when it is due, each other after another half.
     """
     total_s = minutes * _MINUTE_S
-    at_left = [("warn_50", total_s // 2), ("warn_80", total_s // 5)]
-    at_left += [(f"level_{level}", -(total_s * (level - 1) // 2)) for level in range(1, len(roles) + 1)]
-    return [Moment(target, name, clock.after(now, left_s - left)) for name, left in at_left if left < left_s]
-
-
-def left_s(clock: Clock, due_at: datetime, at: datetime) -> int:
-    """How much of a promise is left at an instant; negative when it is overdue."""
-    return clock.between(at, due_at) if at <= due_at else -clock.between(due_at, at)
-
-
-def dues(clock: Clock, start: datetime, promise: Promise) -> dict[Target, datetime | None]:
-    """When each part of a promise that begins now is due."""
-    return {target: due(clock, start, promise.minutes(target)) for target in Target}
+    after_s = [("warn_50", total_s // 2), ("warn_80", total_s * 4 // 5)]
+    after_s += [(f"level_{level}", total_s * (level + 1) // 2) for level in range(1, len(roles) + 1)]
+    return [Moment(name, clock.after(start, seconds)) for name, seconds in after_s]

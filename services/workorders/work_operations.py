@@ -6,7 +6,7 @@ from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, Denied, Exhausted, FieldViolation, Invalid
-from services.workorders import dispatch_operations, order_operations, order_store, quote_operations, terms_store
+from services.workorders import dispatch_operations, order_operations, order_store, quote_operations, quote_store, terms_store
 from services.workorders.orders import WORKED_ON, Order, State, WaitsFor
 
 # Nobody waits at home for longer.
@@ -100,7 +100,7 @@ async def reopen(tx: Transaction, order: Order, reason: str) -> Order:
         reopened = await order_operations.move(
             tx, original, State.REOPENED, "reopened", account_id=tx.caller.account_id, note=reason, team_id=None
         )
-        original = await dispatch_operations.offer(tx, reopened)
+        original = await dispatch_operations.begin(tx, reopened)
     if original.order_id == order.order_id:
         return original
     return await order_operations.lock_any(tx, order.order_id)
@@ -112,10 +112,17 @@ async def reopen_own(tx: Transaction, order_id: UUID, reason: str) -> Order:
 
 
 async def cancel(tx: Transaction, order_id: UUID, reason: str) -> Order:
-    """The reporter, or staff, takes an order back. Raises NotFound, Denied for others who may see it, and Conflict when it is done."""
+    """The reporter, or staff, takes an order back. Raises NotFound, Denied for others who may see it, and Conflict when it is done.
+
+    Staff end with it what is linked to it. A reporter speaks for their own report alone, and the others go on by themselves.
+    """
     order, who = await order_operations.lock_visible(tx, order_id), await order_operations.viewer(tx)
-    if not (who.speaks_for(order) or who.dispatches or tx.caller.may("workorders.orders.triage")):
+    is_staff = who.dispatches or tx.caller.may("workorders.orders.triage")
+    if not (who.speaks_for(order) or is_staff):
         raise Denied("workorders.not_yours", "您不能取消该工单", "You may not take this order back")
+    for linked in [] if is_staff else await order_store.lock_linked(tx, order_id):
+        if linked.is_open:
+            await dispatch_operations.unlink(tx, linked)
     order = await order_operations.move(tx, order, State.CANCELLED, "cancelled", account_id=tx.caller.account_id, note=reason)
     quote_operations.withdraw_charge(tx, order)
     return order
@@ -132,12 +139,15 @@ async def comment(tx: Transaction, order_id: UUID, remark: str) -> Order:
 # What billing tells.
 
 
-async def note_payment(tx: Transaction, order_id: UUID, charge_id: UUID) -> None:
-    """The charge of an order is paid; work that waited for that goes on by itself. A charge that was replaced is nothing to it."""
+async def note_payment(tx: Transaction, order_id: UUID, charge_id: UUID, amount_fen: int) -> None:
+    """A charge of an order is paid; work that waited for that goes on by itself.
+
+    It may be a former one, paid while a newer quote was agreed to: billing has cancelled the charge that was to replace it.
+    """
     order = await order_store.lock_order(tx, order_id)
-    if order is None or order.charge_id != charge_id or order.is_paid:
+    if order is None or order.is_paid or not (order.charge_id == charge_id or await quote_store.is_charged(tx, order_id, charge_id)):
         return
-    order = await order_operations.amend(tx, order, "paid", is_paid=True)
+    order = await order_operations.amend(tx, order, "paid", is_paid=True, charge_id=charge_id, amount_fen=amount_fen)
     if order.state is State.WAITING and order.waits_for is WaitsFor.PAYMENT:
         await go_on(tx, order, None)
 

@@ -210,6 +210,20 @@ async def test_who_looked_after_the_person_ends_the_alarm_and_the_worry_begins_a
     assert (await open_alarm(community, daughter)).alarm_id != found.alarm_id
 
 
+async def test_an_alarm_that_the_guard_has_closed_is_not_the_last_when_nothing_moves_after(community: Community) -> None:
+    _, _, daughter, sensor, _ = await cared_for(community)
+    await live(community, sensor, 9)
+    await pass_time(community, hours=15)
+    found = await open_alarm(community, daughter)
+    await pass_time(community, hours=3)
+    await community.call("CloseAlarm", alarms_pb2.CloseAlarmRequest(alarm_id=found.alarm_id, cause="person_well"))
+    await pass_time(community, hours=1, minutes=30)
+    assert not (await plans(community, daughter))[0].alarm_id
+    await pass_time(community, days=1)
+    await pass_time(community, days=1)
+    assert (await open_alarm(community, daughter)).alarm_id != found.alarm_id
+
+
 async def test_nobody_worries_while_the_rhythm_is_being_learned(community: Community) -> None:
     _, _, daughter, sensor, _ = await cared_for(community)
     await live(community, sensor, 3)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from linli.access.v1 import access_pb2 as pb
 from linli.access.v1.events_pb2 import PassChanged
+from servicekit.database import PLATFORM
 from servicekit.errors import Conflict, Exhausted, Invalid, NotFound, ServiceError
 from servicekit.events import Received
 from servicekit.identifiers import new_id
@@ -297,6 +298,25 @@ async def test_the_inviter_is_told_of_a_visit_once_and_of_the_next_again(communi
 
 
 # Ending.
+
+
+async def test_who_visited_is_forgotten_when_the_doors_have_forgotten_it(community: Community) -> None:
+    home, gate = await community.home(), await community.door()
+    invited, confirmed = await community.invite(home), await community.invite(home, plate="京A12345")
+    await community.confirm(confirmed.link)
+    await enter(community, getattr(confirmed, "pass").pass_id, gate)
+
+    async def forget(**later: float) -> int:
+        community.clock.advance(**later)
+        async with community.running.transaction("access", PLATFORM) as tx:
+            await pass_operations.forget_visitors(tx)
+        return len(await passes(community))
+
+    assert await forget(days=180) == 2
+    assert await forget(days=2) == 0
+    assert await community.value("SELECT count(*) FROM pass_entries") == 0
+    with pytest.raises(NotFound):
+        await view(community, invited.link)
 
 
 async def test_a_household_takes_its_own_pass_back_and_staff_end_any(community: Community) -> None:

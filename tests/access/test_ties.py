@@ -135,6 +135,9 @@ async def test_two_processes_that_hear_of_one_household_leave_nobody_outside(com
     def received(event: M, version: int) -> Received[M]:
         return Received(str(new_id()), community.community_id, "", version, community.clock.now, event)
 
+    async def somebody_waits() -> bool:
+        return bool(await community.value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+
     async def hear(event: Any, version: int) -> None:
         async with pool.transaction("access", community.community_id) as tx:
             await reactions.refresh_doors_on_household_changed(tx, received(event, version))
@@ -142,7 +145,7 @@ async def test_two_processes_that_hear_of_one_household_leave_nobody_outside(com
     async with pool.transaction("access", community.community_id) as tx:
         await reactions.refresh_doors_on_household_changed(tx, received(left, 3))
         back = asyncio.create_task(hear(home.event(), 4))
-        await asyncio.sleep(0.2)
+        await eventually(somebody_waits)
     await back
     assert await community.knows(gate.entrance, away)
     staff = await community.employ("property_staff")
@@ -156,7 +159,7 @@ async def test_two_processes_that_hear_of_one_household_leave_nobody_outside(com
     async with pool.transaction("access", community.community_id) as tx:
         await reactions.refresh_doors_on_staff_changed(tx, received(StaffChanged(account_id=str(staff)), 2))
         again = asyncio.create_task(hear_staff(3, "property_staff"))
-        await asyncio.sleep(0.2)
+        await eventually(somebody_waits)
     await again
     assert await community.knows(gate.entrance, staff)
 

@@ -163,19 +163,28 @@ async def test_a_link_opens_its_own_community_and_no_other(community: Community)
     assert shown.state == pb.PASS_STATE_INVITED
 
 
-async def test_a_device_is_at_one_door_in_all_the_installation(community: Community) -> None:
-    gate = await community.door()
-    stranger = community.town.community()
-    theirs = await stranger.door()
-    taken = pb.AddTerminalRequest(door_id=theirs.door_id, device_id=gate.entrance, direction=pb.DIRECTION_OUT)
+async def test_who_names_a_device_of_another_community_gets_nothing_by_it_and_takes_nothing(community: Community) -> None:
+    """Which devices another community has nobody learns; and a device that is named first by a stranger is still its owner's."""
+    stranger, device_id = community.town.community(), f"named-twice-{new_id()}"
+    theirs, gate = await stranger.door(), await community.door()
+    await stranger.terminal(theirs.door_id, device_id, pb.DIRECTION_OUT)
+    await community.terminal(gate.door_id, device_id, pb.DIRECTION_OUT)
+    await community.settle()
+    await stranger.settle()
+    (resident,) = (await community.home()).people
+    await community.reports(device_id, 0)
+    behind = "SELECT wanted_version - sent_version FROM terminals WHERE device_id = $1"
+
+    async def is_sent() -> bool:
+        return bool(await community.value(behind, device_id) == 0)
+
+    await eventually(is_sent)
+    assert await community.knows(device_id, resident)
+    assert not await stranger.knows(device_id, resident)
+    assert await stranger.value("SELECT sent_version FROM terminals WHERE device_id = $1", device_id) == 0
     with pytest.raises(Conflict) as error:
-        await stranger.call("AddTerminal", taken)
-    assert (error.value.code, error.value.details) == ("access.terminal_in_place", {})
-    await community.call("RemoveTerminal", pb.RemoveTerminalRequest(device_id=gate.entrance))
-    await stranger.call("AddTerminal", taken)
-    assert await stranger.value("SELECT count(*) FROM terminals WHERE device_id = $1", gate.entrance) == 1
-    with pytest.raises(Conflict):
-        await community.call("AddTerminal", pb.AddTerminalRequest(door_id=gate.door_id, device_id=gate.entrance, direction=pb.DIRECTION_IN))
+        await community.terminal(gate.door_id, device_id, pb.DIRECTION_IN)
+    assert error.value.code == "access.terminal_in_place"
 
 
 async def test_what_a_device_of_another_community_tells_is_not_heard(community: Community) -> None:

@@ -61,7 +61,8 @@ class Phone:
         async with self.client.stream("GET", f"{self.url}/v1/me/notifications", headers=headers, timeout=None) as stream:
             assert stream.status_code == 200
             lines = stream.aiter_lines()
-            await anext(lines)
+            assert await anext(lines, None) is not None
+            heard.ended.clear()
             task = asyncio.create_task(heard.hear(lines))
             try:
                 yield heard
@@ -92,7 +93,6 @@ class Told:
 
     async def hear(self, lines: AsyncIterator[str]) -> None:
         """Takes in a stream until it ends."""
-        self.ended.clear()
         try:
             async for line in lines:
                 if line.startswith("id:"):

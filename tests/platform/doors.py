@@ -66,7 +66,7 @@ async def _pass(community: "Community", terminal: str) -> None:
 
     async def has_reported() -> bool:
         (heard,) = (await community.do("access.ListTerminals"))["terminals"]
-        return heard["confirmed_version"] == at_door["wanted_version"]
+        return bool(heard["confirmed_version"] == at_door["wanted_version"])
 
     await eventually(has_reported, "the terminal has confirmed what it knows")
 

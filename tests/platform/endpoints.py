@@ -28,7 +28,6 @@ TIMESTAMP = "google.protobuf.Timestamp"
 JSON = {"content-type": "application/json"}
 # What things are known by beside their ids.
 NAMES = ("phone", "plate")
-PAGING = ("page_size", "page_token")
 # A request as the contract's JSON says it, by field name.
 Values = Mapping[str, Any]
 

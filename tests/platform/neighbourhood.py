@@ -41,7 +41,6 @@ from tests.platform.builders import BUILDERS, GRANT_POINTS_MAX, PASSWORD, rules
 from tests.platform.endpoints import (
     ENDPOINTS,
     NAMED,
-    PAGING,
     Endpoint,
     Naming,
     Underivable,
@@ -397,8 +396,15 @@ class Community:
         return found
 
     async def _read(self, endpoint: Endpoint) -> Any:
-        paging = {PAGING[0]: 100} if any(each.name == PAGING[0] for each in endpoint.fields) else {}
-        return await self.town.call(endpoint.name, {**self.examples[endpoint.name], **paging}, self.manager)
+        values = self.examples[endpoint.name]
+        if not any(each.name == "page_token" for each in endpoint.fields):
+            return await self.town.call(endpoint.name, values, self.manager)
+        pages: list[Any] = []
+        token = ""
+        while not pages or token:
+            pages.append(await self.town.call(endpoint.name, {**values, "page_size": 100, "page_token": token}, self.manager))
+            token = pages[-1].pop("next_page_token")
+        return pages
 
     async def secrets_from(self, other: "Community") -> set[str]:
         """The texts that this community can read and the other cannot: names, ids, plates, instants."""

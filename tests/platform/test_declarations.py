@@ -1,5 +1,6 @@
 """What all declarations say together."""
 
+import tomllib
 from pathlib import Path
 
 from console import catalog
@@ -9,6 +10,7 @@ from tools.event_catalogue import problems, render
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "events.md"
 SETTINGS = DOCUMENT.with_name("settings.md")
+PROJECT = DOCUMENT.parents[1]
 SERVICES = catalog.find(["all"])
 
 
@@ -44,3 +46,10 @@ def test_every_published_event_is_an_event_of_a_contract() -> None:
     for service in SERVICES:
         for message in service.publishes:
             assert event_type(message).name.startswith("linli.")
+
+
+def test_all_operations_are_behind_the_wall_to_the_network() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    behind = {module for wall in project["tool"]["importlinter"]["contracts"] for module in wall.get("source_modules", ())}
+    operations = {".".join(path.relative_to(PROJECT).with_suffix("").parts) for path in PROJECT.glob("services/*/*_operations.py")}
+    assert operations - behind == set()

@@ -212,18 +212,26 @@ async def trespass(endpoints: Sequence[Endpoint], token: str, here: Community, t
     is_manager = token == here.manager
     # Each name of theirs has one name of nothing beside it, so that both have the same history here.
     beside: dict[str, str] = {}
+    # What a request uses up is made anew when one was not refused; nobody but the manager gets that far.
+    unused = {} if is_manager else dict(here.examples)
 
     async def ask(endpoint: Endpoint, names: Names) -> Answer:
-        # What a request uses up is made anew for each; nobody but the manager gets that far.
-        is_fresh = names and is_manager and not endpoint.is_read
-        values = await here.prepare(endpoint) if is_fresh else here.examples[endpoint.name]
+        if endpoint.is_read or not names:
+            prepared = here.examples[endpoint.name]
+        else:
+            prepared = unused.get(endpoint.name) or await here.prepare(endpoint)
         # Of two that the contract leaves open, a request may name only one.
         chosen = {naming.path[0] for naming, _ in names} or set(endpoint.fields)
         left = {naming.path[0].name for naming in endpoint.ids} - {each.name for each in [*chosen, *endpoint.required]}
-        values = {name: value for name, value in values.items() if name not in left}
+        values: Values = {name: value for name, value in prepared.items() if name not in left}
         for naming, name in names:
             values = naming.put(values, name)
-        return await here.town.send(to_http(endpoint, values), token)
+        answer = await here.town.send(to_http(endpoint, values), token)
+        if is_manager and answer.is_success:
+            unused.pop(endpoint.name, None)
+        elif is_manager:
+            unused[endpoint.name] = prepared
+        return answer
 
     async def check(endpoint: Endpoint, theirs: Names, nothings: Names) -> str:
         # One after the other: rules of points come after all before them.

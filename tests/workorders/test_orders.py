@@ -45,6 +45,7 @@ ORDER = Order(
     origin="",
     origin_id="",
     reported_at=MONDAY_10,
+    clock_from=MONDAY_10,
     promise=Promise(15, 60, 240, round_the_clock=True),
     terms_id=None,
 )

@@ -6,8 +6,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.workorders.orders import Target
-from services.workorders.targets import Clock, Hours, Terms, due, left_s, level_of, moments
+from services.workorders.targets import Clock, Hours, Terms, due, level_of, moments
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 # Half past eight to noon, and one to half past five, on weekdays.
@@ -58,7 +57,7 @@ def test_a_day_on_which_the_clocks_change_opens_at_its_usual_hour() -> None:
 
 def test_warnings_come_at_a_half_and_four_fifths_and_the_chain_from_the_end_on_by_halves() -> None:
     start = at("02T10:00")
-    told = moments(Clock(), Target.RESPONSE, start, 15 * 60, 15, ROLES)
+    told = moments(Clock(), start, 15, ROLES)
     assert [(moment.name, moment.at - start) for moment in told] == [
         ("warn_50", timedelta(minutes=7, seconds=30)),
         ("warn_80", timedelta(minutes=12)),
@@ -67,17 +66,6 @@ def test_warnings_come_at_a_half_and_four_fifths_and_the_chain_from_the_end_on_b
         ("level_3", timedelta(minutes=30)),
     ]
     assert [level_of(moment.name) for moment in told] == [0, 0, 1, 2, 3]
-
-
-def test_of_a_promise_that_goes_on_only_what_is_left_happens() -> None:
-    start = at("02T10:00")
-    names = [moment.name for moment in moments(Clock(), Target.DONE, start, 20 * 60, 60, ROLES)]
-    assert names == ["warn_80", "level_1", "level_2", "level_3"]
-    late = moments(Clock(), Target.DONE, start, -20 * 60, 60, ROLES)
-    assert [(moment.name, moment.at - start) for moment in late] == [
-        ("level_2", timedelta(minutes=10)),
-        ("level_3", timedelta(minutes=40)),
-    ]
 
 
 hours = st.builds(
@@ -105,13 +93,17 @@ def test_what_a_clock_has_run_until_an_instant_is_what_it_was_told_to_run(clock:
 
 
 @given(clocks, instants, st.integers(1, 300), st.integers(0, 100_000))
-def test_time_that_stood_still_is_given_back_to_the_second(clock: Clock, start: datetime, minutes: int, paused_after_s: int) -> None:
+def test_a_promise_whose_clock_stood_still_is_due_when_as_much_of_it_has_run(
+    clock: Clock, start: datetime, minutes: int, after_s: int
+) -> None:
     due_at = due(clock, start, minutes)
     assert due_at is not None
-    paused_at = start + timedelta(seconds=paused_after_s)
-    left = left_s(clock, due_at, paused_at)
-    resumed_at = paused_at + timedelta(days=3)
-    if left > 0:
-        assert clock.between(start, paused_at) + clock.between(resumed_at, clock.after(resumed_at, left)) == minutes * 60
+    stopped_at = start + timedelta(seconds=after_s)
+    goes_on_at = stopped_at + timedelta(days=3)
+    clock_from = clock.after(start, clock.between(stopped_at, goes_on_at))
+    later_due_at = due(clock, clock_from, minutes)
+    assert later_due_at is not None
+    if stopped_at < due_at:
+        assert clock.between(start, stopped_at) + clock.between(goes_on_at, later_due_at) == minutes * 60
     else:
-        assert left == -clock.between(due_at, paused_at)
+        assert later_due_at <= goes_on_at

@@ -51,8 +51,6 @@ CREATE TABLE terminals (
     last_reported_at timestamptz,
     PRIMARY KEY (community_id, device_id)
 );
--- A device is at one door in all the installation.
-CREATE UNIQUE INDEX terminals_in_place ON terminals (device_id) WHERE removed_at IS NULL;
 -- A door's terminals.
 CREATE INDEX terminals_of_door ON terminals (door_id) WHERE removed_at IS NULL;
 -- Those that are behind.
@@ -90,11 +88,12 @@ CREATE TABLE credentials (
     kind text NOT NULL CHECK (kind IN ('face', 'card', 'pin')),
     -- The end of a card's number, the number that is typed before a PIN.
     label text NOT NULL,
+    -- Goes when the credential ends.
     digest bytea,
     issued_by uuid NOT NULL,
     issued_at timestamptz NOT NULL,
     revoked_at timestamptz,
-    CHECK ((kind = 'face') = (digest IS NULL))
+    CHECK ((kind = 'face' OR revoked_at IS NOT NULL) = (digest IS NULL))
 );
 -- Whose a card is that somebody shows; a card and a typed number are one person's at a time.
 CREATE UNIQUE INDEX credentials_shown ON credentials (community_id, kind, digest) WHERE revoked_at IS NULL;
@@ -145,6 +144,7 @@ CREATE TABLE consents (
     recorded_by uuid,
     given_at timestamptz NOT NULL,
     withdrawn_at timestamptz,
+    -- Nobody, when the person neither lives nor works here any more.
     withdrawn_by uuid,
     FOREIGN KEY (community_id, kind, text_version) REFERENCES consent_texts,
     CHECK ((channel = 'paper') = (recorded_by IS NOT NULL))
@@ -205,6 +205,8 @@ CREATE INDEX passes_of_household ON passes (household_id, pass_id DESC) WHERE ho
 CREATE INDEX passes_of_work_order ON passes (work_order_id) WHERE work_order_id IS NOT NULL AND ended_at IS NULL;
 -- Those that may still open something, which terminals know.
 CREATE INDEX passes_live ON passes (community_id, valid_until) WHERE confirmed_at IS NOT NULL;
+-- The oldest are forgotten.
+CREATE INDEX passes_oldest ON passes (valid_until);
 SELECT wall('passes');
 
 -- How often a door has let in on a pass.

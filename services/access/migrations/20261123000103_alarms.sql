@@ -160,6 +160,8 @@ CREATE TABLE care_guardians (
     care_plan_id uuid NOT NULL REFERENCES care_plans,
     account_id uuid NOT NULL,
     community_id uuid NOT NULL,
+    -- Whether they are one because they live with the person, who did not name them: then they are until they do not.
+    of_household boolean NOT NULL,
     PRIMARY KEY (care_plan_id, account_id)
 );
 -- The plans of a guardian.

@@ -103,8 +103,13 @@ CREATE TABLE orders (
     response_due_at timestamptz,
     on_site_due_at timestamptz,
     done_due_at timestamptz,
+    -- From when promises are counted: the report, or when it was opened again; later by as long as they stood still.
+    clock_from timestamptz NOT NULL,
     -- Since when the promises stand still.
     clock_stopped_at timestamptz,
+    -- What was told of these promises, such as response.warn_50 and done.level_1, so that nothing is told twice.
+    told text [] NOT NULL,
+    -- The promises that were ever missed.
     missed text [] NOT NULL,
     missed_at timestamptz,
     duplicate_of_order_id uuid REFERENCES orders (order_id),
@@ -172,8 +177,12 @@ CREATE TABLE order_contacts (
     order_id uuid PRIMARY KEY REFERENCES orders (order_id),
     community_id uuid NOT NULL,
     key_id text NOT NULL,
-    phone bytea NOT NULL
+    phone bytea NOT NULL,
+    -- When its order was closed; null while it is not.
+    closed_at timestamptz
 );
+-- Forgotten some time after that.
+CREATE INDEX order_contacts_closed ON order_contacts (closed_at) WHERE closed_at IS NOT NULL;
 SELECT wall('order_contacts');
 
 -- What another service told of, written before its order, so that two pieces of news of one thing wait for each other.
