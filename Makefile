@@ -25,8 +25,9 @@ reset: $(STAMP) ## Forget what `make up` has stored
 test: $(STAMP) ## Run all tests against real servers
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
-drill: $(STAMP) ## Kill services and servers at random: two thousand exits, two thousand deposits, two hundred rushes
-	LINLI_DRILL_EXITS=2000 LINLI_DRILL_DEPOSITS=2000 LINLI_DRILL_ROUNDS=200 $(BIN)/pytest tests/drills --timeout 1800
+drill: $(STAMP) ## Kill services and servers at random, and lie to doors: thousands of exits, deposits and commands, hundreds of orders
+	LINLI_DRILL_EXITS=2000 LINLI_DRILL_DEPOSITS=2000 LINLI_DRILL_ROUNDS=200 LINLI_DRILL_ORDERS=400 LINLI_DRILL_COMMANDS=100000 \
+		$(BIN)/pytest tests/drills --timeout 1800
 
 check: $(STAMP) ## All that CI runs: lint, types, walls, contracts, migrations, tests
 	$(BIN)/ruff format --check .

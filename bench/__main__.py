@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from bench import decision, deposits, gateway, ingest, journal, ledger, lists, points, start, telemetry, timers
+from bench import decision, deposits, doors, gateway, ingest, journal, ledger, lists, points, start, telemetry, timers
 from bench.measure import report
 from console.up import Local, Options, local_platform
 from tests.support import UNLIMITED
@@ -21,6 +21,7 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "start": (start.measure, True),
     "points": (points.measure, True),
     "deposits": (deposits.measure, True),
+    "doors": (doors.measure, True),
     "journal": (journal.measure, True),
     "lists": (lists.measure, True),
 }

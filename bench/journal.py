@@ -46,6 +46,7 @@ WHERE device_id LIKE 'bench-journal-%' AND held = $1 AND told_sequence = $1 AND 
     AND (SELECT count(*) FROM passages WHERE passages.device_id = journals.device_id) = $2
     AND (SELECT count(*) FROM journal_segments AS held WHERE held.device_id = journals.device_id AND last_sequence = $1) = 1
 """
+_COPY = "INSERT INTO bench_passages SELECT * FROM passages WHERE device_id LIKE 'bench-journal-1%'"
 
 
 def make_records(device_id: str, now: datetime) -> tuple[list[str], int]:
@@ -102,6 +103,10 @@ async def measure(local: Local) -> None:
         until_s = await _return(bus, access, devices, parts)
         costs = since(before, cpu_seconds(local), TERMINALS * RECORDS)
         whole = await access.fetchval(_WHOLE, RECORDS, passages)
+        await access.execute("CREATE TABLE bench_passages (LIKE passages INCLUDING ALL)")
+        copied_at = perf_counter()
+        copied = await access.execute(_COPY)
+        alone = int(copied.rpartition(" ")[2]) / (perf_counter() - copied_at)
         alarms = await access.fetchval("SELECT count(*) FROM alarms WHERE source_id LIKE 'bench-journal-%'")
     finally:
         for device in devices.values():
@@ -121,6 +126,9 @@ async def measure(local: Local) -> None:
         bare_records_per_second=ceiling,
         bare_is="the same messages, acknowledged by JetStream, without us",
         ratio=rate / ceiling,
+        postgres_alone_rows_per_second=alone,
+        postgres_alone_is="the same passages from table to table with the same indexes, in one statement",
+        ratio_to_postgres=rate / alone,
         microseconds_of_a_record_by_process=by_cost(costs),
     )
 

@@ -1,11 +1,12 @@
-"""A lean MQTT 3.1.1 client that publishes with QoS 1: a bin costs a full client library more than it costs the platform."""
+"""Lean MQTT 3.1.1 clients: a device costs a full client library more than it costs the platform."""
 
 import asyncio
 import itertools
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
-_CONNACK, _PUBACK = 0x20, 0x40
+_CONNACK, _PUBLISH, _PUBACK, _SUBACK = 0x20, 0x30, 0x40, 0x90
 _CLEAN_WITH_USER_AND_PASSWORD = 0xC2
 _TIMEOUT_S = 10.0
 
@@ -21,7 +22,7 @@ class Device(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     @classmethod
-    async def connect(cls, host: str, port: int, device_id: str, secret: str) -> "Device":
+    async def connect(cls, host: str, port: int, device_id: str, secret: str) -> Self:
         """Signs in. Raises ConnectionError when the broker refuses."""
         loop = asyncio.get_running_loop()
         _, device = await loop.create_connection(cls, host, port)
@@ -39,6 +40,10 @@ class Device(asyncio.Protocol):
         self._send(0x32, _text(topic) + struct.pack("!H", number) + payload)
         return stored
 
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Sends a message with QoS 0: nobody says whether it came."""
+        self._send(_PUBLISH, _text(topic) + payload)
+
     def close(self) -> None:
         """Closes the connection."""
         self._transport.close()
@@ -55,14 +60,17 @@ class Device(asyncio.Protocol):
         received = self._received + data
         whole = len(received) // 4 * 4
         for kind, _, first, second in struct.iter_unpack("4B", received[:whole]):
-            waiting = self._waiting.pop(0 if kind == _CONNACK else first << 8 | second)
-            if waiting.done():
-                continue
-            if kind == _PUBACK or second == 0:
-                waiting.set_result(None)
-            else:
-                waiting.set_exception(ConnectionError(f"refused: {second}"))
+            self._acknowledged(kind, first, second)
         self._received = received[whole:]
+
+    def _acknowledged(self, kind: int, first: int, second: int) -> None:
+        waiting = self._waiting.pop(0 if kind == _CONNACK else first << 8 | second)
+        if waiting.done():
+            return
+        if kind == _PUBACK or second == 0:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(ConnectionError(f"refused: {second}"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop."""
@@ -70,6 +78,49 @@ class Device(asyncio.Protocol):
             if not waiting.done():
                 waiting.set_exception(error or ConnectionError("the broker has closed the connection"))
         self._waiting.clear()
+
+
+class Listener(Device):
+    """A device that hears, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Gets the payload of each message.
+        self.hear: Callable[[bytes], None] = lambda _payload: None
+
+    async def subscribe(self, topic: str) -> None:
+        """Hears a topic, with QoS 0."""
+        number = next(self._numbers)
+        subscribed = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._send(0x82, struct.pack("!H", number) + _text(topic) + b"\0")
+        async with asyncio.timeout(_TIMEOUT_S):
+            await subscribed
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._received += data
+        while (packet := self._next_packet()) is not None:
+            kind, body = packet
+            if kind & 0xF0 == _PUBLISH:
+                self.hear(body[2 + (body[0] << 8 | body[1]) :])
+            elif kind in (_CONNACK, _PUBACK):
+                self._acknowledged(kind, body[0], body[1])
+            elif kind == _SUBACK:
+                self._acknowledged(_PUBACK, body[0], body[1])
+
+    def _next_packet(self) -> tuple[int, bytes] | None:
+        data, length, at = self._received, 0, 1
+        while True:
+            if at >= len(data):
+                return None
+            length |= (data[at] & 127) << 7 * (at - 1)
+            at += 1
+            if data[at - 1] < 128:
+                break
+        if len(data) < at + length:
+            return None
+        self._received = data[at + length :]
+        return data[0], data[at : at + length]
 
 
 def _text(text: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import uuid
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ import grpc.aio
 import nats
 import uvicorn
 import uvloop
+from nats.aio.msg import Msg
 
 from linli.identity.v1.identity_pb2 import Community, GetCommunityRequest
 
@@ -120,11 +122,49 @@ def chain_application() -> Any:
     return Starlette(routes=[Route("/decide", decide, methods=["POST"])])
 
 
+async def serve_door() -> None:
+    """From MQTT to MQTT: one publish with its ack, one committed transaction, another publish, the least that a durable answer can be."""
+    client = await nats.connect(os.environ["PEER_NATS"])
+    stream = client.jetstream()
+    pool = await asyncpg.create_pool(os.environ["PEER_DATABASE_URL"], min_size=8, max_size=8)
+    await stream.add_stream(name="BENCH", subjects=["bench.>"])
+    working: set[asyncio.Task[None]] = set()
+
+    async def ask(message: Msg) -> None:
+        await stream.publish(f"bench.asked.{message.subject.split('.')[1]}", message.data)
+
+    async def decide(message: Msg) -> None:
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("INSERT INTO bench_decisions (plate) VALUES ($1)", message.subject)
+        await stream.publish(message.subject.replace("asked", "answered"), message.data)
+        await message.ack()
+
+    async def answer(message: Msg) -> None:
+        await client.publish(f"devices.{message.subject.rpartition('.')[2]}.commands", message.data)
+        await message.ack()
+
+    def at_once(work: Callable[[Msg], Coroutine[Any, Any, None]]) -> Callable[[Msg], Awaitable[None]]:
+        async def begin(message: Msg) -> None:
+            task = asyncio.create_task(work(message))
+            working.add(task)
+            task.add_done_callback(working.discard)
+
+        return begin
+
+    await client.subscribe("devices.*.presented", cb=at_once(ask))
+    await stream.subscribe("bench.asked.>", cb=at_once(decide), manual_ack=True)
+    await stream.subscribe("bench.answered.>", cb=at_once(answer), manual_ack=True)
+    await asyncio.Event().wait()
+
+
 def main() -> None:
     """Runs one peer until it is killed."""
     kind = sys.argv[1]
     if kind in ("grpc", "echo"):
         uvloop.run(serve_grpc() if kind == "grpc" else serve_echo())
+        return
+    if kind == "door":
+        uvloop.run(serve_door())
         return
     host, _, port = os.environ["PEER_HTTP"].partition(":")
     application = fastapi_application() if kind == "fastapi" else chain_application()

@@ -308,12 +308,12 @@ async def follow_order(tx: Transaction, alarm_id: UUID, order: Order) -> None:
         await alarm_store.update_alarm(tx, alarm)
 
 
-async def note_silence(tx: Transaction, device_id: str, version: int) -> None:
-    """A terminal that is silent is an alarm."""
+async def note_silence(tx: Transaction, device_id: str, key: str) -> None:
+    """A terminal that is silent is an alarm. `key` is the same each time that the same silence is told."""
     place = await alarm_store.find_terminal_place(tx, device_id)
     if place is not None:
         seen = Observation(
-            observation_id=derived_id(TERMINAL_SILENT, str(tx.community_id), device_id, str(version)),
+            observation_id=derived_id(TERMINAL_SILENT, str(tx.community_id), device_id, key),
             community_id=tx.community_id,
             kind=TERMINAL_SILENT,
             source_id=device_id,
@@ -329,6 +329,14 @@ async def note_return(tx: Transaction, device_id: str) -> None:
     """One that is heard again is none."""
     for alarm in await alarm_store.lock_open_of_source(tx, device_id, TERMINAL_SILENT):
         await close(tx, alarm, BACK_AGAIN)
+
+
+async def end_explanation(tx: Transaction, due: Due) -> None:
+    """A maintenance is over: terminals in its zone that are still silent are not explained by it any more, and are alarms."""
+    over = await watch_store.lock_maintenance(tx, due.subject_id)
+    if over is not None and over.ends_at <= tx.now:
+        for device_id in await alarm_store.list_silent_terminals(tx, over.zone_id):
+            await note_silence(tx, device_id, str(over.maintenance_id))
 
 
 # Figures.

@@ -131,7 +131,7 @@ async def note_silence_on_device_offline(tx: Transaction, event: Received[Device
     device_id = event.message.device_id
     if await alarm_store.remember_status(tx, device_id, event.occurred_at, event.version):
         await care_operations.note_silence(tx, device_id)
-        await alarm_operations.note_silence(tx, device_id, event.version)
+        await alarm_operations.note_silence(tx, device_id, str(event.version))
 
 
 async def note_return_on_device_online(tx: Transaction, event: Received[DeviceOnline]) -> None:

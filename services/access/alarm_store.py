@@ -10,6 +10,7 @@ import asyncpg
 
 from servicekit.database import Transaction
 from servicekit.listing import Listing, one_of
+from services.access.alarm_rules import TERMINAL_SILENT
 from services.access.alarms import MERGED, Alarm, AlarmState, Episode, Severity
 
 # Keys of blobs hold none, and an array of arrays would have to be rectangular.
@@ -293,3 +294,18 @@ async def find_terminal_place(tx: Transaction, device_id: str) -> DoorPlace | No
     """Where a terminal is; None for a device that is none."""
     row = await tx.fetchrow(_FIND_TERMINAL_PLACE, tx.community_id, device_id)
     return None if row is None else DoorPlace(*row)
+
+
+_LIST_SILENT_TERMINALS = """
+SELECT device_id FROM terminals JOIN doors USING (door_id, community_id) JOIN device_statuses USING (community_id, device_id)
+WHERE zone_id = $1 AND removed_at IS NULL AND silent_since IS NOT NULL AND NOT EXISTS (
+    SELECT FROM alarms
+    WHERE alarms.community_id = $2 AND source_id = device_id AND alarms.kind = $3 AND state <> 'closed'
+)
+ORDER BY device_id
+"""
+
+
+async def list_silent_terminals(tx: Transaction, zone_id: UUID) -> list[str]:
+    """The terminals of a zone that are silent and of which no alarm says so."""
+    return [row["device_id"] for row in await tx.fetch(_LIST_SILENT_TERMINALS, zone_id, tx.community_id, TERMINAL_SILENT)]

@@ -167,7 +167,7 @@ WHERE care_plan_id = $1
 """
 _DELETE_SOURCES = "DELETE FROM care_sources WHERE care_plan_id = $1"
 _DELETE_DAYS = "DELETE FROM care_days WHERE care_plan_id = $1"
-_PART_ALARMS = "UPDATE alarms SET care_plan_id = NULL, track_id = '', source_id = '' WHERE care_plan_id = $1"
+_PART_ALARMS = "UPDATE alarms SET care_plan_id = NULL, track_id = '', source_id = '', place = '' WHERE care_plan_id = $1"
 
 
 async def stop_plan(tx: Transaction, care_plan_id: UUID, at: datetime) -> None:

@@ -11,7 +11,7 @@ from servicekit.identifiers import new_id
 from services.access import care_operations, consent_store, credential_operations, credential_store, snapshot_operations, snapshot_store
 from services.access.consent_store import Consent, ConsentText
 from services.access.consents import FACE_KINDS, WITHDRAWN_WITH, ConsentChannel, ConsentKind
-from services.access.credential_operations import check_known, person_unknown
+from services.access.credential_operations import person_unknown
 
 
 async def publish_text(tx: Transaction, kind: ConsentKind, text_zh: str, text_en: str) -> ConsentText:
@@ -22,14 +22,16 @@ async def publish_text(tx: Transaction, kind: ConsentKind, text_zh: str, text_en
 async def give(tx: Transaction, kind: ConsentKind, text_version: int, account_id: UUID | None) -> Consent:
     """The caller consents, for themselves or as the guardian of somebody in their household, who is told.
 
-    To consent to the same text again changes nothing. Raises NotFound for somebody in another household and for a text that there is not,
-    and Conflict for a text of which there is a newer version, and for a caller who neither lives nor works here.
+    To consent to the same text again changes nothing. Raises NotFound for somebody in another household, for a caller who neither lives
+    nor works here, and for a text that there is not, and Conflict for a text of which there is a newer version.
     """
     caller_id = tx.caller.account_id
     about = account_id or caller_id
     if about == caller_id:
-        await check_known(tx)
-    elif not await credential_store.live_together(tx, caller_id, about):
+        is_theirs = await credential_store.is_known(tx, about)
+    else:
+        is_theirs = await credential_store.live_together(tx, caller_id, about)
+    if not is_theirs:
         raise person_unknown()
     await _check_text(tx, kind, text_version)
     consent = Consent(new_id(), kind, about, caller_id, text_version, ConsentChannel.APP, tx.now)

@@ -98,7 +98,7 @@ async def set_my_pin(tx: Transaction, pin: str) -> Credential:
     if is_trivial(pin):
         field = FieldViolation("pin", "access.pin_trivial", "must be no row and no repetition")
         raise Invalid("access.pin_trivial", "密码过于简单，请勿使用连续或重复的数字", "This PIN is too easy to guess", fields=[field])
-    await check_known(tx)
+    await _check_known(tx)
     former = await credential_store.lock_live(tx, tx.caller.account_id, CredentialKind.PIN)
     if former is not None:
         await credential_store.revoke(tx, former.credential_id)
@@ -111,8 +111,7 @@ async def set_my_pin(tx: Transaction, pin: str) -> Credential:
     raise Exhausted("access.pin_busy", "暂时无法设置密码，请稍后再试", "The PIN cannot be set now; please try again", retry_after_s=1)
 
 
-async def check_known(tx: Transaction) -> None:
-    """Raises Conflict for a caller who neither lives nor works here."""
+async def _check_known(tx: Transaction) -> None:
     if not await credential_store.is_known(tx, tx.caller.account_id):
         raise Conflict("access.not_known_here", "仅限本小区住户和工作人员使用", "Only for those who live or work here")
 
@@ -125,7 +124,7 @@ async def enrol_my_face(tx: Transaction, template: bytes) -> Credential:
 
     Raises Conflict without the consent to it, and for a template without the separate consent to keeping it.
     """
-    await check_known(tx)
+    await _check_known(tx)
     needed = [ConsentKind.FACE_ON_TERMINALS, *([ConsentKind.FACE_ON_SERVER] if template else [])]
     # Locked, so that whoever withdraws meanwhile waits, and then finds the face.
     held = await consent_store.lock_live(tx, tx.caller.account_id, needed)

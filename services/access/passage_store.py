@@ -186,20 +186,25 @@ async def use_codes(tx: Transaction, uses: Sequence[CodeUse]) -> list[CodeUse]:
 
 # What detection needs to know.
 
-# Of the many cards that are shown few are shown at another door about then, and only those leave the database.
+# Of the many cards that are shown few are shown at another door about then, and only those leave the database. OFFSET 0 leaves PostgreSQL
+# no way but by each owner's passages about then: it takes `unnest` for ten rows, and would compare thousands of cards with all passages.
 _FIND_USES = """
-SELECT DISTINCT passages.community_id, device_id, door_id, doors.name AS door_name, zone_id, building_id, occurred_at, presentation_id,
+SELECT DISTINCT used.community_id, device_id, door_id, doors.name AS door_name, zone_id, building_id, occurred_at, presentation_id,
     owner_id, card
 FROM (
-    SELECT DISTINCT asked.owner, asked.shown, at FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[], $5::uuid[])
-        AS asked (community, owner, shown, at, door)
-    JOIN passages ON passages.owner_id = asked.owner AND passages.card = asked.shown AND passages.door_id <> asked.door
-        AND passages.occurred_at BETWEEN at - $6::interval AND at + $6::interval AND passages.community_id = asked.community
+    SELECT DISTINCT community, owner, shown, at
+    FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[], $5::uuid[]) AS asked (community, owner, shown, at, door)
+    JOIN LATERAL (
+        SELECT community_id, card, door_id FROM passages
+        WHERE owner_id = asked.owner AND occurred_at BETWEEN at - $6::interval AND at + $6::interval OFFSET 0
+    ) AS elsewhere ON elsewhere.card = asked.shown AND elsewhere.door_id <> asked.door AND elsewhere.community_id = asked.community
 ) AS suspect
-JOIN passages ON passages.owner_id = suspect.owner AND passages.card = suspect.shown
-    AND passages.occurred_at BETWEEN at - $6::interval AND at + $6::interval
-JOIN doors USING (door_id, community_id) JOIN zones USING (zone_id)
-WHERE passages.direction = 'in' AND passages.outcome IN ('opened', 'requested')
+JOIN LATERAL (
+    SELECT community_id, device_id, door_id, occurred_at, presentation_id, owner_id, card, direction, outcome FROM passages
+    WHERE owner_id = suspect.owner AND occurred_at BETWEEN at - $6::interval AND at + $6::interval OFFSET 0
+) AS used ON used.card = suspect.shown AND used.community_id = suspect.community
+JOIN doors USING (door_id) JOIN zones USING (zone_id)
+WHERE used.direction = 'in' AND used.outcome IN ('opened', 'requested')
 """
 
 

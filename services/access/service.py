@@ -44,6 +44,7 @@ from services.access import (
     syncing,
     terminal_reactions,
     tie_operations,
+    watch_operations,
 )
 from services.access.digests import MatchingKeys
 from services.access.pass_operations import VisitorRules
@@ -117,6 +118,7 @@ SERVICE = Service(
         timer(pass_operations.TIMER, pass_operations.hear_time),
         timer(snapshot_operations.REFRESH, snapshot_operations.refresh_more),
         timer(tie_operations.TIES, tie_operations.judge),
+        timer(watch_operations.ENDS, alarm_operations.end_explanation),
     ],
     nats_publishes=syncing.NATS_PUBLISHES,
 )

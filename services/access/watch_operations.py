@@ -8,12 +8,15 @@ from uuid import UUID
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
+from servicekit.timers import Due, set_timers
 from services.access import watch_store
 from services.access.alarms import Maintenance
 from services.access.door_operations import check_zones
 from services.access.watch_store import WatchPoint, WatchPointKind
 
 MAINTENANCE_MAX: Final = timedelta(days=14)
+# The kind of the timer that fires when a maintenance is over.
+ENDS: Final = "maintenance_ends"
 
 
 async def create_watch_point(tx: Transaction, source_id: str, name: str, kind: WatchPointKind, zone_id: UUID) -> WatchPoint:
@@ -54,6 +57,7 @@ async def plan_maintenance(
     await check_zones(tx, [zone_id])
     planned = Maintenance(new_id(), zone_id, source_id, begins, ends_at, reason, 0)
     await watch_store.insert_maintenance(tx, planned)
+    await set_timers(tx, [Due(ENDS, planned.maintenance_id, "", ends_at)])
     return planned
 
 
@@ -66,4 +70,5 @@ async def end_maintenance(tx: Transaction, maintenance_id: UUID) -> Maintenance:
         raise Conflict("access.maintenance_over", "该维护已结束", "This maintenance is over")
     ended = replace(planned, ends_at=max(tx.now, planned.starts_at))
     await watch_store.end_maintenance(tx, maintenance_id, ended.ends_at)
+    await set_timers(tx, [Due(ENDS, maintenance_id, "", ended.ends_at)])
     return ended

@@ -5,9 +5,9 @@ from typing import Final
 from uuid import UUID
 
 from servicekit.database import Transaction
-from servicekit.listing import Listing
+from servicekit.listing import Listing, one_of
 from services.workorders.order_store import ORDER, read_order
-from services.workorders.orders import Order
+from services.workorders.orders import Kind, Order, Priority, State
 
 _NEWEST_FIRST: Final = ("number",)
 _MOST_URGENT_FIRST: Final = ("priority", "number")
@@ -56,11 +56,11 @@ ALL: Final = Listing(
     select=ORDER,
     where="community_id = {}",
     filters={
-        "state": "state = {}",
+        "state": one_of("state", State),
         "open_only": "is_open",
-        "kind": "kind = {}",
+        "kind": one_of("kind", Kind),
         "category_id": "category_id = {}",
-        "priority": "priority = {}",
+        "priority": one_of("priority", (str(priority) for priority in Priority)),
         "team_id": "team_id = {}",
         "technician_account_id": "technician_account_id = {}",
         "building_id": "building_id = {}",

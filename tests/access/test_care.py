@@ -304,6 +304,7 @@ async def test_what_is_noticed_at_somebodys_home_is_for_nothing_else(community: 
 
 async def test_when_care_stops_what_was_learned_is_deleted_and_nobody_worries_any_more(community: Community) -> None:
     _, mother, daughter, sensor, plan = await cared_for(community)
+    await watch_point(community, sensor, kind=alarms_pb2.WATCH_POINT_KIND_SENSOR)
     await live(community, sensor, 9)
     await pass_time(community, hours=15)
     found = await open_alarm(community, daughter)
@@ -317,7 +318,8 @@ async def test_when_care_stops_what_was_learned_is_deleted_and_nobody_worries_an
     for table in ("care_days", "care_sources"):
         assert await community.value(f"SELECT count(*) FROM {table}") == 0
     assert await community.value("SELECT count(*) FROM timers WHERE subject_id = $1", UUID(plan.care_plan_id)) == 0
-    assert await community.value("SELECT count(*) FROM alarms WHERE care_plan_id IS NOT NULL OR track_id <> '' OR source_id <> ''") == 0
+    named = "care_plan_id IS NOT NULL OR concat(track_id, source_id, place) <> ''"
+    assert await community.value(f"SELECT count(*) FROM alarms WHERE {named}") == 0
     with pytest.raises(Conflict, match=r"access\.care_over"):
         await community.call_as(daughter, "ReportWellbeing", pb.ReportWellbeingRequest(care_plan_id=plan.care_plan_id))
     await start(community, daughter, [sensor], mother)

@@ -128,9 +128,9 @@ async def test_a_guardian_consents_for_who_lives_with_them_and_either_takes_it_b
 
 async def test_who_neither_lives_nor_works_here_has_nothing_to_consent_to(community: Community) -> None:
     await publish(community)
-    with pytest.raises(Conflict) as error:
+    with pytest.raises(NotFound) as error:
         await give(community, new_id())
-    assert error.value.code == "access.not_known_here"
+    assert error.value.code == "access.person_unknown"
 
 
 async def test_consents_are_found_by_whom_they_are_about_and_by_kind(community: Community) -> None:

@@ -8,7 +8,7 @@ from linli.access.v1 import alarms_pb2 as pb
 from servicekit.errors import Conflict, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
-from tests.access.alarming import alarm, alarms, observation, source, watch_point
+from tests.access.alarming import alarm, alarms, goes_silent, is_back, observation, pass_time, source, watch_point
 from tests.access.arrange import Community
 from tests.support import eventually
 
@@ -76,6 +76,34 @@ async def test_maintenance_is_ended_early_and_only_once(community: Community) ->
         await community.call("EndMaintenance", request)
     await community.publish(observation(point.source_id, community.clock.now))
     await alarm(community, point.source_id)
+
+
+async def test_a_terminal_that_is_still_silent_when_the_work_is_done_is_an_alarm_then(community: Community) -> None:
+    """Somebody may have forgotten to plug it in again."""
+    left_off, back, elsewhere = await community.door(), await community.door(), await community.door()
+    await goes_silent(community, elsewhere.entrance)
+    for gate in (left_off, back):
+        await plan(community, gate.zone_id)
+        await goes_silent(community, gate.entrance)
+    await suppressed(community, 2)
+    await is_back(community, back.entrance)
+    await plan(community, elsewhere.zone_id)
+    assert [each.source_id for each in await alarms(community)] == [elsewhere.entrance]
+    await pass_time(community, hours=1)
+    assert {each.source_id for each in await alarms(community)} == {left_off.entrance, elsewhere.entrance}
+    found = await alarm(community, left_off.entrance)
+    assert (found.kind, found.place, found.door_id) == ("terminal_silent", left_off.name, left_off.door_id)
+    await is_back(community, left_off.entrance)
+    assert (await alarm(community, left_off.entrance)).cause == "back_again"
+
+
+async def test_work_that_is_ended_early_no_longer_hides_a_silent_terminal(community: Community) -> None:
+    gate = await community.door()
+    maintenance = await plan(community, gate.zone_id, hours=24)
+    await goes_silent(community, gate.entrance)
+    await suppressed(community, 1)
+    await community.call("EndMaintenance", pb.EndMaintenanceRequest(maintenance_id=maintenance.maintenance_id))
+    await alarm(community, gate.entrance)
 
 
 async def test_what_has_not_begun_never_will(community: Community) -> None:

@@ -154,7 +154,7 @@ def test_no_door_opens_for_what_is_replayed_reordered_altered_redirected_or_late
 class Forgetful(Terminal):
     """Does not remember which command it obeyed last."""
 
-    _counter = property(lambda _self: 0, lambda _self, _value: None)  # type: ignore[assignment]
+    _counter = property(lambda _self: 0, lambda _self, _value: None)
 
 
 class Trusting(Terminal):

@@ -36,7 +36,7 @@ from tests.drills.killing import insist, killing, manager_again
 from tests.journeys.people import Phone, Told, Town
 from tests.support import UNLIMITED, Platform, Servers, eventually, platform
 
-ORDERS = int(os.environ.get("LINLI_DRILL_ORDERS", "100"))
+ORDERS = int(os.environ.get("LINLI_DRILL_ORDERS", "50"))
 # The demonstration answers an emergency within five minutes, and tells the next of the chain after each half of that.
 PROMISE = timedelta(minutes=5)
 CHAIN = ("foreman", "property_manager", "residents_committee_member")
@@ -118,6 +118,7 @@ async def test_every_promise_is_missed_once_and_everybody_is_told_once_whoever_i
                 for number in range(ORDERS):
                     await observe(town, number, chance.uniform(*DUE_WITHIN_S))
                     await asyncio.sleep(OBSERVE_EVERY_S)
+                # They come due while everything goes on being killed.
                 await asyncio.sleep(DUE_WITHIN_S[1])
             print("killed:", kills)
             assert sum(kills.values()) >= ORDERS // 20

@@ -67,8 +67,8 @@ async def test_a_consent_withdrawn_while_three_doors_are_offline_is_gone_from_ea
             return all(traces(door, tmp_path, account_id) == {"known", "in memory", "on disk"} for door in doors)
 
         await eventually(all_know, "every door knows the face")
-        for door in online:
-            assert (await door.present(CredentialKind.FACE, who.account_id)).opens
+        for terminal in online:
+            assert (await terminal.present(CredentialKind.FACE, who.account_id)).opens
 
     await resident.call("POST", f"/v1/me/access/consents/{consents[0]}:withdraw", {})
     assert not await confirmed(resident, consents[0])

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -418,14 +419,21 @@ def _rested(answer: Any) -> Any:
     return [_rested(value) for value in answer] if isinstance(answer, list) else answer
 
 
-def permissions(token: str) -> set[str]:
+@cache
+def permissions(token: str) -> frozenset[str]:
     """What the holder of an access token may do in the whole community."""
-    return set(jwt.decode(token, options={"verify_signature": False})["per"])
+    return frozenset(_claims(token)["per"])
 
 
 def account_of(token: str) -> str:
     """Whose access token it is."""
-    return str(jwt.decode(token, options={"verify_signature": False})["sub"])
+    return str(_claims(token)["sub"])
+
+
+@cache
+def _claims(token: str) -> Mapping[str, Any]:
+    claims: Mapping[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
 
 
 def _the_last_hours() -> dict[str, str]:

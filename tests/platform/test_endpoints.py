@@ -256,11 +256,14 @@ async def trespass(endpoints: Sequence[Endpoint], token: str, here: Community, t
         for chosen in [[number] for number in range(len(naming))] + [list(range(len(naming)))] * (len(naming) != 1):
             yield check(endpoint, [theirs[number] for number in chosen], [nothings[number] for number in chosen])
 
+    def writes(endpoint: Endpoint) -> bool:
+        is_refused = endpoint.authority.permission and not endpoint.authority.household_field and not is_manager
+        return not (endpoint.is_read or is_refused)
+
     # Reads first, then one after the other: what is written here in the names of there can be read here.
-    found = await all_of(each for endpoint in endpoints if endpoint.is_read for each in checks(endpoint))
-    for endpoint in endpoints:
-        if not endpoint.is_read:
-            found += [finding for each in checks(endpoint) if (finding := await each)]
+    found = await all_of(each for endpoint in endpoints if not writes(endpoint) for each in checks(endpoint))
+    for endpoint in filter(writes, endpoints):
+        found += [finding for each in checks(endpoint) if (finding := await each)]
     return found
 
 

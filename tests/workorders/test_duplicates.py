@@ -1,6 +1,7 @@
 """Reports of one leak: which are suggested, and what becomes of an order that is linked to another."""
 
 import asyncio
+from contextvars import copy_context
 from datetime import timedelta
 from uuid import UUID
 
@@ -141,9 +142,10 @@ async def test_who_opens_a_duplicate_again_holds_the_original_first_as_everybody
     await link(community, duplicate, original)
     await plumber.finish(original)
     request = pb.ReopenOrderRequest(order_id=duplicate.order_id, reason="还在漏")
+    outside = copy_context()
     async with community.town.running.transaction("workorders", community.community_id) as tx:
         await order_store.lock_order(tx, UUID(original.order_id))
-        asked = asyncio.create_task(second.call("ReopenOrder", request))
+        asked = asyncio.create_task(second.call("ReopenOrder", request), context=outside)
 
         async def waits() -> bool:
             return bool(await tx.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid())"))

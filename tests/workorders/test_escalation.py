@@ -73,12 +73,21 @@ async def test_who_comes_late_before_the_timer_fires_has_missed_the_promise_all_
     assert (await community.actions(order)).count("missed") == 1
 
 
-async def on_site(community: Community, **promise: Any) -> tuple[Person, pb.Order]:
+async def on_site(community: Community, **category: Any) -> tuple[Person, pb.Order]:
     """An order on which somebody works, and who."""
     reporter, plumber = await community.resident(), await community.technician()
-    order = await plumber.accept(await reporter.report(await community.category(**promising(**promise))))
+    order = await plumber.accept(await reporter.report(await community.category(**category)))
     arrived: pb.Order = await plumber.call("ArriveOnSite", pb.ArriveOnSiteRequest(order_id=order.order_id))
     return plumber, arrived
+
+
+def by_priority(**minutes: int) -> list[pb.Targets]:
+    """What is promised for usual orders, and twice as long for those of low priority."""
+    twice = {name: 2 * each for name, each in minutes.items()}
+    return [
+        pb.Targets(priority=pb.PRIORITY_NORMAL, round_the_clock=True, **minutes),
+        pb.Targets(priority=pb.PRIORITY_LOW, round_the_clock=True, **twice),
+    ]
 
 
 async def pause(plumber: Person, order: pb.Order, waits_for: Any) -> pb.Order:
@@ -88,7 +97,7 @@ async def pause(plumber: Person, order: pb.Order, waits_for: Any) -> pb.Order:
 
 
 async def test_waiting_for_the_resident_stops_the_clock_and_gives_the_time_back(community: Community) -> None:
-    plumber, order = await on_site(community, done_minutes=60)
+    plumber, order = await on_site(community, **promising(done_minutes=60))
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=40), warned=1)
     paused = await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
     assert not paused.HasField("done_due_at")
@@ -102,7 +111,7 @@ async def test_waiting_for_the_resident_stops_the_clock_and_gives_the_time_back(
 
 
 async def test_waiting_for_a_part_does_not(community: Community) -> None:
-    plumber, order = await on_site(community, done_minutes=60)
+    plumber, order = await on_site(community, **promising(done_minutes=60))
     paused = await pause(plumber, order, pb.WAITS_FOR_PART)
     assert paused.done_due_at == to_timestamp(MONDAY_10 + timedelta(minutes=60))
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=48), warned=2)
@@ -111,7 +120,7 @@ async def test_waiting_for_a_part_does_not(community: Community) -> None:
 
 async def test_a_miss_is_told_though_the_work_was_paused_before_its_timer_fired(community: Community) -> None:
     await community.terms(escalation_roles=["foreman"])
-    plumber, order = await on_site(community, done_minutes=60)
+    plumber, order = await on_site(community, **promising(done_minutes=60))
     # Timers are looked at twice a second, and this is faster most of the time; the outcome is the same either way.
     community.clock.now = MONDAY_10 + timedelta(minutes=61)
     await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
@@ -132,10 +141,7 @@ async def test_who_waited_for_the_resident_comes_in_time_when_the_resident_is_ba
 
 
 async def test_a_new_priority_keeps_the_time_that_was_given_back(community: Community) -> None:
-    targets = [
-        pb.Targets(priority=priority, done_minutes=minutes, round_the_clock=True)
-        for priority, minutes in ((pb.PRIORITY_NORMAL, 60), (pb.PRIORITY_LOW, 120))
-    ]
+    targets = by_priority(done_minutes=60)
     plumber, order = await on_site(community, targets=targets)
     community.clock.advance(minutes=10)
     await pause(plumber, order, pb.WAITS_FOR_RESIDENT)
@@ -150,10 +156,7 @@ async def test_a_new_priority_keeps_the_time_that_was_given_back(community: Comm
 
 async def test_no_step_of_the_chain_is_told_twice_though_triage_promises_anew(community: Community) -> None:
     await community.terms(escalation_roles=["foreman", "property_manager"])
-    targets = [
-        pb.Targets(priority=priority, response_minutes=minutes, round_the_clock=True)
-        for priority, minutes in ((pb.PRIORITY_NORMAL, 10), (pb.PRIORITY_LOW, 20))
-    ]
+    targets = by_priority(response_minutes=10)
     reporter = await community.resident()
     order = await reporter.report(await community.category(targets=targets))
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=10), warned=0, missed=1)
@@ -168,10 +171,7 @@ async def test_no_step_of_the_chain_is_told_twice_though_triage_promises_anew(co
 
 async def test_what_is_opened_again_is_promised_anew_from_then_on_whatever_was_missed_before(community: Community) -> None:
     await community.terms(escalation_roles=["foreman"])
-    targets = [
-        pb.Targets(priority=priority, response_minutes=minutes, round_the_clock=True)
-        for priority, minutes in ((pb.PRIORITY_NORMAL, 10), (pb.PRIORITY_LOW, 20))
-    ]
+    targets = by_priority(response_minutes=10)
     reporter, plumber = await community.resident(), await community.technician()
     order = await reporter.report(await community.category(targets=targets))
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=10), missed=1)
