@@ -12,10 +12,13 @@ from services.access.doors import AntiPassback, CredentialKind, Direction
 from services.access.entries import Entry
 from services.access.snapshots import entry_of
 
-# Refusals are few, and most of those in one community's last minutes are at other terminals.
+# Refusals are few, and most of those in one community's last minutes are at other terminals. The entry is asked for by its key, not joined:
+# of terminals' entries there are many, and before PostgreSQL has counted them it would read all that the terminal knows.
 _FIND_QUESTION = """
 SELECT door_id, doors.name AS door_name, doors.zone_id, building_id, direction, credential_kinds, anti_passback, time_zone,
-    shown.subject_id, body,
+    shown.subject_id,
+    (SELECT body FROM terminal_entries AS known
+     WHERE known.community_id = $1 AND known.device_id = $2 AND known.subject_id = shown.subject_id) AS body,
     (SELECT invited_by FROM passes WHERE pass_id = shown.subject_id) AS invited_by,
     (SELECT entries FROM pass_entries WHERE pass_id = shown.subject_id AND pass_entries.door_id = doors.door_id) AS entries,
     presences.inside, presences.since,
@@ -29,7 +32,6 @@ LEFT JOIN LATERAL (
     UNION ALL SELECT $5::uuid WHERE $5 IS NOT NULL
     LIMIT 1
 ) AS shown ON true
-LEFT JOIN terminal_entries AS known ON known.community_id = $1 AND known.device_id = $2 AND known.subject_id = shown.subject_id
 LEFT JOIN presences ON presences.zone_id = doors.zone_id AND presences.subject_id = shown.subject_id
 CROSS JOIN (
     SELECT count(*) FILTER (WHERE kind = 'pin' AND reason = 'unknown') AS misses, count(*) FILTER (WHERE occurred_at > $8) AS refusals

@@ -152,10 +152,15 @@ def entries_of(subject: Subject, site: Site, now: datetime) -> dict[str, Entry]:
         return {}
     leaving = (_leaving(ways.values()),)
     found: dict[str, Entry] = {}
+    # Most of a community's terminals know the same of somebody, and there are half a million pairs of them.
+    shared: dict[object, Entry] = {}
     for terminal in site.terminals:
-        times = leaving if terminal.direction is Direction.OUT else _entering(terminal, ways, now)
-        entry = _entry(subject, terminal, times)
-        if times and entry.is_of_use:
+        alike = (terminal.kinds, terminal.direction, terminal.zone_id, terminal.in_use)
+        entry = shared.get(alike)
+        if entry is None:
+            times = leaving if terminal.direction is Direction.OUT else _entering(terminal, ways, now)
+            entry = shared[alike] = _entry(subject, terminal, times)
+        if entry.times and entry.is_of_use:
             found[terminal.device_id] = entry
     return found
 

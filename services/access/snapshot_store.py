@@ -211,7 +211,7 @@ async def find_goal(tx: Transaction, device_id: str) -> Goal | None:
 _SELECT_CHANGES = """
 SELECT subject_id, body FROM terminal_entries
 WHERE community_id = $1 AND device_id = $2 AND version > $3 AND ($3 > 0 OR body IS NOT NULL)
-ORDER BY narrowed_version > $3 DESC, version
+ORDER BY narrowed_version > $3 DESC, version, subject_id
 """
 
 

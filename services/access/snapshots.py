@@ -9,6 +9,7 @@ their makers.
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ def is_narrower(before: Entry, after: Entry) -> bool:
 def parts_of(change: Change, sign: Callable[[bytes], bytes], key_id: str) -> list[bytes]:
     """The messages that carry a change, each of at most `PART_BYTES_MAX` bytes. `sign` signs for the purpose of snapshots."""
     groups = _groups(change)
+    digest = hashlib.sha256(repr(groups).encode()).hexdigest()[:16]
     parts = []
     for number, (gone, entries) in enumerate(groups, 1):
         head: Json = {
@@ -139,6 +141,8 @@ def parts_of(change: Change, sign: Callable[[bytes], bytes], key_id: str) -> lis
             "community": str(change.community_id),
             "from": change.from_version,
             "to": change.to_version,
+            # What lies between two versions may have moved on, and be cut otherwise, when it is sent again.
+            "digest": digest,
             "part": number,
             "parts": len(groups),
         }
@@ -211,6 +215,7 @@ class _Collecting:
 
     from_version: int
     to_version: int
+    digest: str
     parts: int
     came: set[int] = field(default_factory=set)
     named: set[UUID] = field(default_factory=set)
@@ -257,8 +262,8 @@ class Knowledge:
 
     def _take(self, part: Json) -> Taken:
         run = self._collecting
-        if run is None or (run.from_version, run.to_version, run.parts) != (part["from"], part["to"], part["parts"]):
-            run = self._collecting = _Collecting(part["from"], part["to"], part["parts"])
+        if run is None or (run.from_version, run.to_version, run.digest) != (part["from"], part["to"], part["digest"]):
+            run = self._collecting = _Collecting(part["from"], part["to"], part["digest"], part["parts"])
         run.came.add(part["part"])
         if "settings" in part:
             self._take_settings(part["settings"], UUID(part["community"]), is_whole=run.from_version == 0)

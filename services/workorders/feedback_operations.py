@@ -47,11 +47,14 @@ async def rate(tx: Transaction, order_id: UUID, stars: int, rating_text: str) ->
 
 
 async def follow_up(tx: Transaction, order_id: UUID, note: str) -> Order:
-    """Notes what staff heard from the reporter afterwards. Raises NotFound, and Conflict for an order that is not done."""
+    """Notes what staff heard from the reporter afterwards; no neighbour reads it.
+
+    Raises NotFound, and Conflict for an order that is not done.
+    """
     order = await order_operations.lock_any(tx, order_id)
     if order.state not in _OVER:
         raise Conflict("workorders.not_done", "工单尚未完成", "The order is not done yet")
-    return await order_operations.amend(tx, order, "commented", account_id=tx.caller.account_id, note=note)
+    return await order_operations.amend(tx, order, "followed_up", account_id=tx.caller.account_id, note=note)
 
 
 # Duplicates.

@@ -29,6 +29,7 @@ _TO_REPORTER: Final[Mapping[str, Texts]] = {
     "reopened": ("已重新处理", "was opened again"),
     "cancelled": ("已取消", "was cancelled"),
     "commented": ("有新的留言", "has a new comment"),
+    "followed_up": ("有新的回访记录", "has a new note of a follow-up"),
     "linked": ("已并入同一问题的工单", "was joined to another about the same thing"),
     "unlinked": ("已恢复单独处理", "is on its own again"),
 }

@@ -89,12 +89,13 @@ async def add(tx: Transaction, order: Order, note: str = "") -> Order:
 
 
 async def miss(tx: Transaction, order: Order, target: Target, level: int) -> Order:
-    """Notes that a promise was missed, tells this step of the chain, and at the first the reporter."""
+    """Notes that a promise was missed, tells this step of the chain, and at the first the reporter and those of linked orders."""
     terms = await terms_store.find_terms(tx, order.terms_id)
     role = terms.escalation_roles[level - 1]
     notices.tell(tx, await list_staff(tx, role), order, "missed", notices.missed(target))
-    if level == 1 and order.reporter_account_id is not None:
-        notices.tell(tx, [order.reporter_account_id], order, "late", notices.sorry(target))
+    for late in (order, *await order_store.lock_linked(tx, order.order_id)) if level == 1 else ():
+        if late.is_open and late.reporter_account_id is not None:
+            notices.tell(tx, [late.reporter_account_id], late, "late", notices.sorry(target))
     missed = order.missed if target in order.missed else (*order.missed, target.value)
     told = (*order.told, told_name(target, f"level_{level}"))
     order = await amend(tx, order, "missed", note=f"{target}: {role}", told=told, missed=missed, missed_at=order.missed_at or tx.now)

@@ -19,7 +19,7 @@ from services.workorders.targets import Clock, Terms, due, level_of, moments
 CONFIRM: Final = "confirm"
 
 
-async def clock_of(tx: Transaction, order: Order, terms: Terms) -> Clock:
+async def _clock_of(tx: Transaction, order: Order, terms: Terms) -> Clock:
     """The clock of an order's promises."""
     if order.promise.round_the_clock:
         return Clock()
@@ -32,7 +32,7 @@ async def clock_of(tx: Transaction, order: Order, terms: Terms) -> Clock:
 async def promise(tx: Transaction, order: Order) -> Order:
     """The order with its promises counted from `clock_from`, but for those that are kept; timers are set for what was not told of them."""
     terms = await terms_store.find_terms(tx, order.terms_id)
-    clock = await clock_of(tx, order, terms)
+    clock = await _clock_of(tx, order, terms)
     now = order.clock_stopped_at or tx.now
     dues = {
         target: order.due_at(target) if order.kept_at(target) else due(clock, order.clock_from, order.promise.minutes(target))
@@ -80,6 +80,6 @@ async def _end(tx: Transaction, order: Order) -> None:
 
 async def _go_on(tx: Transaction, order: Order, stopped_at: datetime) -> Order:
     """Gives promises back the time for which they stood still."""
-    clock = await clock_of(tx, order, await terms_store.find_terms(tx, order.terms_id))
+    clock = await _clock_of(tx, order, await terms_store.find_terms(tx, order.terms_id))
     clock_from = clock.after(order.clock_from, clock.between(stopped_at, tx.now))
     return replace(order, clock_from=clock_from, clock_stopped_at=None)

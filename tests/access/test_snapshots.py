@@ -89,7 +89,7 @@ def test_parts_in_any_order_lost_and_repeated_lead_to_what_the_service_knows(
             assert known.version > version
             assert known.entries == states[known.version]
     if known.version < newest:
-        assert [known.take(part, HAS_SIGNED) for part in parts(lead(known.version, newest))][-1] is Taken.WHOLE
+        assert Taken.WHOLE in [known.take(part, HAS_SIGNED) for part in parts(lead(known.version, newest))]
     assert known.entries == states[newest]
     assert all(known.find(digest) == each for each in states[newest].values() for digest in each.cards if _is_one(states[newest], digest))
     restored = Knowledge.restored("t", known.stored())
@@ -128,6 +128,17 @@ def test_what_is_older_for_another_or_leaves_a_gap_is_refused() -> None:
     # Of one whose beginning it has heard, no earlier one is taken in any more.
     assert known.take(parts(change(5, 8, [], [entry(SUBJECTS[0], 1)]))[0], HAS_SIGNED) is Taken.OLD
     assert SUBJECTS[0] not in known.entries
+
+
+def test_halves_of_two_snapshots_between_the_same_versions_are_no_whole() -> None:
+    one, other, *rest = [entry(each, nth) for nth, each in enumerate(SUBJECTS, 1)]
+    first, second = parts(change(0, 5, entries=[one, other, *rest])), parts(change(0, 5, entries=[*rest, one, other]))
+    assert len(first) == len(second) > 1
+    known = Knowledge("t")
+    assert {known.take(part, HAS_SIGNED) for part in (first[0], *second[1:])} == {Taken.PART}
+    assert known.version == 0
+    assert known.take(second[0], HAS_SIGNED) is Taken.WHOLE
+    assert known.entries.keys() == set(SUBJECTS)
 
 
 def test_whoever_loses_something_loses_it_with_the_first_part() -> None:

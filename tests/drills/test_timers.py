@@ -196,9 +196,13 @@ async def told_in_this_process(servers: Servers, chain: Chain, orders: int) -> C
         async def is_over() -> bool:
             async with running.transaction("workorders", community_id) as tx:
                 left = await tx.fetchval("SELECT count(*) FROM timers WHERE due_at <= $1", tx.now)
+                left += await tx.fetchval("SELECT count(*) FROM outbox WHERE sent_at IS NULL")
             return left == 0 and len(counted()) == orders * len(CHAIN)
 
         await eventually(is_over, "every step is told", every_s=0.1, deadline_s=30)
+        # What is published last is heard last.
+        last = await running.publish(StaffChanged(account_id=str(new_id())), community_id, version=1)
+        await running.event(StaffChanged, lambda event: event.event_id == last)
         told = Counter(event.message.account_id for event in running.events(Notified) if event.message.kind == "workorders.missed")
         assert sum(told.values()) == sum(counted().values())
         return counted()

@@ -14,7 +14,7 @@ from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.identifiers import new_id
 from services.gateway.service import SERVICE as GATEWAY
 from services.workorders.service import SERVICE as WORKORDERS
-from tests.journeys.people import ONE_PROCESS_EACH, Phone, Told, Town
+from tests.journeys.people import ALL_IN_ONE, Phone, Told, Town
 from tests.support import UNLIMITED, Mint, Platform, Servers, TestClock, eventually, platform, principal
 
 PHOTOS = (b"\xff\xd8\xff\xe0" + bytes(2000), b"\x89PNG\r\n\x1a\n" + bytes(3000))
@@ -48,7 +48,7 @@ async def actions(phone: Phone, path: str) -> list[str]:
     return [step["action"] for step in (await phone.call("GET", f"{path}/steps?page_size=100"))["steps"]]
 
 
-@ONE_PROCESS_EACH
+@ALL_IN_ONE
 async def test_a_leak_is_reported_with_photos_answered_in_time_quoted_repaired_paid_and_rated(town: Town) -> None:
     plan = town.demonstration
     home = next(each for each in plan.residents if each.phone == plan.resident_phone).household_id

@@ -102,3 +102,6 @@ async def test_hours_that_end_before_they_begin_are_refused_by_their_place(commu
     with pytest.raises(Invalid) as refused:
         await community.terms(working_hours=hours)
     assert [(field.field, field.code) for field in refused.value.fields] == [("working_hours[1].until_minute", "workorders.hours_inverted")]
+    with pytest.raises(Invalid) as unseen:
+        await community.terms(escalation_roles=["foreman", "\t"])
+    assert [field.field for field in unseen.value.fields] == ["escalation_roles[1]"]

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from linli.workorders.v1 import workorders_pb2 as pb
+from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.errors import Conflict, NotFound
 from services.workorders import order_store
 from tests.support import eventually
@@ -82,7 +83,7 @@ async def test_a_linked_order_ends_with_its_original_and_its_reporter_hears_each
 
 async def test_a_linked_order_promises_nothing_of_its_own(community: Community) -> None:
     await community.technician()
-    _, original, _, duplicate = await two_reports(community)
+    _, original, second, duplicate = await two_reports(community)
     await link(community, duplicate, original)
     community.clock.advance(minutes=16)
 
@@ -90,6 +91,7 @@ async def test_a_linked_order_promises_nothing_of_its_own(community: Community) 
         return bool(community.missed(original))
 
     await eventually(is_missed, "the original is late")
+    await second.is_told("late")
     assert not community.missed(duplicate)
     assert "missed" not in await community.actions(duplicate)
 
@@ -114,7 +116,7 @@ async def test_an_order_that_is_unlinked_when_its_time_is_over_is_late(community
     community.clock.advance(hours=1)
     await community.call("UnlinkDuplicate", pb.UnlinkDuplicateRequest(order_id=duplicate.order_id))
     await second.is_told("late")
-    assert ("response", 1, "foreman") in community.missed(duplicate)
+    assert (await community.event(TargetMissed, order_id=duplicate.order_id, level=1)).message.target == "response"
 
 
 async def test_who_takes_back_their_own_report_takes_back_nobody_elses(community: Community) -> None:

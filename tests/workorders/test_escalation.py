@@ -107,6 +107,7 @@ async def test_waiting_for_the_resident_stops_the_clock_and_gives_the_time_back(
     resumed_at = community.clock.now
     await passes(community, order, until=resumed_at + timedelta(minutes=8), warned=2)
     await passes(community, order, until=resumed_at + timedelta(minutes=20), warned=2, missed=1)
+    await community.event(TargetMissed, order_id=order.order_id)
     assert [target for target, _, _ in community.missed(order)] == ["done"]
 
 
@@ -166,6 +167,7 @@ async def test_no_step_of_the_chain_is_told_twice_though_triage_promises_anew(co
     await passes(community, witness, until=MONDAY_10 + timedelta(minutes=29), missed=2)
     assert (await community.actions(order)).count("missed") == 1
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=30), warned=0, missed=2)
+    await community.event(TargetMissed, order_id=order.order_id, level=2)
     assert [level for _, level, _ in community.missed(order)] == [1, 2]
 
 

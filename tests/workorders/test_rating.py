@@ -79,8 +79,8 @@ async def test_a_follow_up_is_a_step_of_an_order_that_is_done(community: Communi
     request = pb.FollowUpOrderRequest(order_id=order.order_id, note="电话回访：满意")
     await community.call("FollowUpOrder", request)
     step = (await community.steps(order))[-1]
-    assert (step.action, step.note, step.state) == ("commented", "电话回访：满意", pb.ORDER_STATE_DONE)
-    await reporter.is_told("commented")
+    assert (step.action, step.note, step.state) == ("followed_up", "电话回访：满意", pb.ORDER_STATE_DONE)
+    await reporter.is_told("followed_up")
     with pytest.raises(Denied):
         await plumber.call("FollowUpOrder", request)
     open_one = await reporter.report()

@@ -1144,7 +1144,7 @@ class OrderStep(_message.Message):
     step_id: _builtins.str
     action: _builtins.str
     """What was done: "reported", "triaged", "offered", "dispatched", "opened" to all, "accepted", "passed_on", "planned", "arrived", "paused", "resumed", "quoted", "agreed", "refused", "done",
-    "paid", "refunded", "confirmed", "rated", "reopened", "cancelled", "commented", "warned", "missed", "linked", "unlinked".
+    "paid", "refunded", "confirmed", "rated", "reopened", "cancelled", "commented", "followed_up", "warned", "missed", "linked", "unlinked".
     """
     state: Global___OrderState.ValueType
     account_id: _builtins.str
