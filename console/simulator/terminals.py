@@ -149,19 +149,19 @@ class Terminal:
         """What a record means for what is decided after it."""
         at = datetime.fromisoformat(record["at"])
         match record["kind"]:
-            case "granted":
+            case "granted" | "opened":
+                # Whoever decided: what opened this door once does not open it again when nobody can be asked.
+                self._counter = max(self._counter, record.get("counter", 0))
                 if "nonce" in record:
                     self._used[record["nonce"]] = at + codes.LIFE + 3 * codes.SLACK
                 if "subject" in record:
                     subject_id = UUID(record["subject"])
                     self._entries[subject_id] = self._entries.get(subject_id, 0) + 1
-            case "opened":
-                self._counter = max(self._counter, record.get("counter", 0))
             case "refused" if record.get("by") == CredentialKind.PIN and record.get("reason") == Reason.UNKNOWN:
                 self._misses.append(at)
             case "fire_release":
                 self.is_released = True
-            case "closed":
+            case "fire_over":
                 self.is_released = False
 
     def _note(self, kind: str, **said: object) -> None:
@@ -241,30 +241,27 @@ class Terminal:
     def decide_alone(self, shown: Shown) -> Decision:
         """Decides by what it knows, writes it down, and opens the door or does not."""
         reason, entry, code = self.judge(shown)
-        digest = self._digest(shown) if shown.kind is CredentialKind.CARD and entry is not None else None
-        self._note(
-            "refused" if reason else "granted",
-            presentation=shown.presentation_id,
-            by=shown.kind.value,
-            reason=reason.value,
-            subject=str(entry.subject_id) if entry is not None else "",
-            card=digest.hex()[:_CARD_HEX] if digest is not None else "",
-            nonce=code.nonce.hex() if code is not None and not reason else "",
-            offline=True,
-            **({"pass": True} if entry is not None and entry.is_pass else {}),
-        )
+        self._note("refused" if reason else "granted", **self._said_of(shown, entry, None if reason else code), reason=reason.value, offline=True)
         self._used = {nonce: until for nonce, until in self._used.items() if until > shown.at}
         if not reason:
             self._on_open(shown.presentation_id)
         return Decision(reason, offline=True)
+
+    def _said_of(self, shown: Shown, entry: Entry | None, code: Code | None) -> dict[str, object]:
+        """What a record says of what was shown, by whom, and of the code that opens."""
+        said: dict[str, object] = {"presentation": shown.presentation_id, "by": shown.kind.value}
+        if entry is not None:
+            digest = self._digest(shown) if shown.kind is CredentialKind.CARD else None
+            said |= {"subject": str(entry.subject_id), "pass": entry.is_pass, "card": digest.hex()[:_CARD_HEX] if digest else ""}
+        return said if code is None else {**said, "nonce": code.nonce.hex()}
 
     def hear_refusal(self, shown: Shown, reason: str) -> Decision:
         """Writes down that the door stays shut because we said so."""
         self._note("refused", presentation=shown.presentation_id, by=shown.kind.value, reason=reason)
         return Decision(reason, offline=False)
 
-    def obey(self, message: dict[str, Any], awaited: str | None) -> tuple[str, str]:
-        """Obeys a command or does not. `awaited` is the presentation that it answers; None for one that answers nothing.
+    def obey(self, message: dict[str, Any], awaited: Shown | None) -> tuple[str, str]:
+        """Obeys a command or does not. `awaited` is what was shown, which it answers; None for one that answers nothing.
 
         Returns the command's id, empty when it is none, and "opened", "expired" or "refused".
         """
@@ -277,7 +274,8 @@ class Terminal:
             return command.command_id, "refused"
         if to_datetime(command.expires_at, "expires_at") < self.clock():
             return command.command_id, "expired"
-        self._note("opened", command=command.command_id, presentation=awaited, counter=command.counter)
+        said = {} if awaited is None else self._said_of(awaited, *self.judge(awaited)[1:])
+        self._note("opened", command=command.command_id, counter=command.counter, **said)
         self._on_open(command.command_id)
         return command.command_id, "opened"
 
@@ -293,9 +291,13 @@ class Terminal:
         self._note(kind)
 
     def release(self) -> None:
-        """The fire system releases the door: it is open for everybody until it is closed, whatever anybody says."""
+        """The fire system releases the door: it is open for everybody until the alarm is over, whatever anybody says and however it shuts."""
         self._note("fire_release")
         self._on_open("fire_release")
+
+    def end_release(self) -> None:
+        """The fire system says that the alarm is over."""
+        self._note("fire_over")
 
 
 def _command(message: dict[str, Any]) -> tuple[bytes, DeviceCommand | None]:
@@ -366,14 +368,14 @@ class ConnectedTerminal:
             del self._awaited[shown.presentation_id]
         if "refused" in said:
             return self._decided(self.terminal.hear_refusal(shown, said["refused"]))
-        outcome = await self._obey(client, said, shown.presentation_id)
+        outcome = await self._obey(client, said, shown)
         return self._decided(Decision(Reason.NONE, offline=False) if outcome == "opened" else self.terminal.decide_alone(shown))
 
     def _decided(self, decision: Decision) -> Decision:
         self._news.set()
         return decision
 
-    async def _obey(self, client: aiomqtt.Client, said: dict[str, Any], awaited: str | None) -> str:
+    async def _obey(self, client: aiomqtt.Client, said: dict[str, Any], awaited: Shown | None) -> str:
         command_id, outcome = self.terminal.obey(said, awaited)
         self._news.set()
         await self._acknowledge(client, command_id, outcome)

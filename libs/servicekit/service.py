@@ -130,6 +130,12 @@ class Service:
     # A community cannot switch it off.
     always_on: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for two jobs of one name: their turn is taken by name, so each would keep the other from it."""
+        names = [job.run.__name__ for job in self.jobs]
+        if len(set(names)) < len(names):
+            raise TypeError(f"{self.name} declares two jobs of one name")
+
 
 def contract(descriptor: Any, service: str, functions: ModuleType) -> rpc.Api:
     """The API of a generated module, such as `contract(parking_pb2.DESCRIPTOR, "ParkingService", rpc)`."""

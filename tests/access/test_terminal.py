@@ -167,14 +167,28 @@ def test_without_a_snapshot_it_opens_for_nobody_and_asks_nothing_that_tells_a_nu
     assert "04CAFE" not in "".join(terminal.journal.records)
 
 
-def test_fire_opens_whatever_anybody_says_and_only_the_door_ends_it(tmp_path: Path, clock: TestClock) -> None:
+def test_fire_opens_whatever_anybody_says_until_it_is_over_however_often_the_door_falls_shut(tmp_path: Path, clock: TestClock) -> None:
     opened: list[str] = []
     terminal = install(tmp_path, clock, opened=opened)
     terminal.release()
     assert opened == ["fire_release"]
     assert install(tmp_path, clock).is_released
     terminal.sense("closed")
+    assert install(tmp_path, clock).is_released
+    terminal.end_release()
     assert not install(tmp_path, clock).is_released
+
+
+def test_what_opened_by_our_command_does_not_open_again_when_the_network_is_gone(tmp_path: Path, clock: TestClock) -> None:
+    one, visitor = resident("04CAFE"), Entry(new_id(), True, frozenset(), frozenset(), False, None, True, False, (Times(),), 1)
+    terminal = install(tmp_path, clock, one, visitor)
+    code, entered = code_for(one.subject_id, clock, 1), code_for(visitor.subject_id, clock, 2)
+    for nth, each in enumerate((code, entered), 1):
+        assert terminal.obey(command(clock, nth), terminal.show(CredentialKind.CODE, each))[1] == "opened"
+    for known in (terminal, install(tmp_path, clock)):
+        assert known.decide_alone(known.show(CredentialKind.CODE, code)).reason == Reason.CODE_USED
+        another = code_for(visitor.subject_id, clock, 3)
+        assert known.decide_alone(known.show(CredentialKind.CODE, another)).reason == Reason.ENTRIES_USED
 
 
 def test_it_decides_alone_among_five_thousand_within_five_milliseconds(tmp_path: Path, clock: TestClock) -> None:

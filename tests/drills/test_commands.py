@@ -18,11 +18,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from console.simulator.terminals import Terminal
+from console.simulator.terminals import Shown, Terminal
 from linli.device.v1.commands_pb2 import DeviceCommand, SignedCommand
 from servicekit.commands import LIFETIME, CommandSigner
 from servicekit.identifiers import new_id
 from servicekit.signing import Signer
+from services.access.doors import CredentialKind
 from tests.support import TestClock
 
 COMMANDS = int(os.environ.get("LINLI_DRILL_COMMANDS", "10000"))
@@ -88,7 +89,7 @@ class Attack:
             kind = self.chance.choice(list(self._kinds))
             self.said[kind] += 1
             door = self.chance.choice(self.doors)
-            outcome = say(door, self._kinds[kind](door), awaited=self.chance.choice((None, str(new_id()))))
+            outcome = say(door, self._kinds[kind](door), awaited=self.chance.choice((None, door.terminal.show(CredentialKind.CARD, "04CAFE"))))
             assert outcome in ("refused", "expired"), f"{kind}: {outcome}"
 
     def _replay(self, door: Door) -> SignedCommand:
@@ -125,7 +126,7 @@ class Attack:
         return self._signer.open(new_id(), door.terminal.device_id, door.counter + 1, self.clock())
 
 
-def say(door: Door, command: SignedCommand, awaited: str | None = None) -> str:
+def say(door: Door, command: SignedCommand, awaited: Shown | None = None) -> str:
     """Says a command to a door's terminal as ingest would. Returns what it did."""
     message = {
         "command": base64.b64encode(command.command).decode(),
@@ -185,7 +186,7 @@ class Obliging(Terminal):
 class Timeless(Terminal):
     """Does not look at the clock when it obeys."""
 
-    def obey(self, message: dict[str, Any], awaited: str | None) -> tuple[str, str]:
+    def obey(self, message: dict[str, Any], awaited: Shown | None) -> tuple[str, str]:
         clock, self.clock = self.clock, lambda: datetime(2026, 1, 1, tzinfo=UTC)
         try:
             return super().obey(message, awaited)

@@ -327,6 +327,13 @@ async def test_a_timed_job_runs_in_a_transaction_in_one_process_at_a_time_and_ou
             assert "run 1" not in await texts(tx)
 
 
+async def test_two_jobs_of_one_name_are_refused() -> None:
+    async def run(_tx: Transaction) -> None: ...
+
+    with pytest.raises(TypeError, match="two jobs of one name"):
+        toy(jobs=[every(seconds=1, run=run), every(minutes=1, run=run)])
+
+
 async def test_a_process_that_nats_has_thrown_out_says_that_it_must_start_anew(servers: Servers) -> None:
     async with platform(servers, QUIET) as running:
         client = running.host.running[0].nats
