@@ -241,7 +241,9 @@ class Terminal:
     def decide_alone(self, shown: Shown) -> Decision:
         """Decides by what it knows, writes it down, and opens the door or does not."""
         reason, entry, code = self.judge(shown)
-        self._note("refused" if reason else "granted", **self._said_of(shown, entry, None if reason else code), reason=reason.value, offline=True)
+        self._note(
+            "refused" if reason else "granted", **self._said_of(shown, entry, None if reason else code), reason=reason.value, offline=True
+        )
         self._used = {nonce: until for nonce, until in self._used.items() if until > shown.at}
         if not reason:
             self._on_open(shown.presentation_id)

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from uuid import UUID
 
+from servicekit.commands import LIFETIME
 from servicekit.communities import zone_of
 from servicekit.database import Transaction
 from services.access.deciding import MISSES_WITHIN, Before, Place
@@ -12,6 +13,7 @@ from services.access.doors import AntiPassback, CredentialKind, Direction
 from services.access.entries import Entry
 from services.access.snapshots import entry_of
 
+# Whom a door was to let in that has not said in time that it opened stands outside: a command may be lost, and nobody is kept out for that.
 # Refusals are few, and most of those in one community's last minutes are at other terminals. The entry is asked for by its key, not joined:
 # of terminals' entries there are many, and before PostgreSQL has counted them it would read all that the terminal knows.
 _FIND_QUESTION = """
@@ -21,7 +23,11 @@ SELECT door_id, doors.name AS door_name, doors.zone_id, building_id, direction, 
      WHERE known.community_id = $1 AND known.device_id = $2 AND known.subject_id = shown.subject_id) AS body,
     (SELECT invited_by FROM passes WHERE pass_id = shown.subject_id) AS invited_by,
     (SELECT entries FROM pass_entries WHERE pass_id = shown.subject_id AND pass_entries.door_id = doors.door_id) AS entries,
-    presences.inside, presences.since,
+    presences.inside AND NOT EXISTS (
+        SELECT FROM passages AS entering WHERE entering.community_id = $1 AND outcome IN ('requested', 'refused')
+            AND entering.occurred_at = presences.since AND entering.occurred_at < $9
+            AND presences.subject_id IN (entering.account_id, entering.pass_id)
+    ) AS inside, presences.since,
     EXISTS (SELECT FROM doors AS other WHERE other.zone_id = doors.zone_id AND other.anti_passback <> 'off') AS minds_presence,
     (SELECT used_codes.door_id FROM used_codes WHERE used_codes.community_id = $1 AND nonce = $6) AS used_at,
     lately.misses, lately.refusals
@@ -73,7 +79,7 @@ class Question:
 
 async def find_question(tx: Transaction, device_id: str, shown: Shown) -> Question | None:
     """What a decision depends on; None for a device that is no terminal of the community's."""
-    times = (tx.now - MISSES_WITHIN, tx.now - REFUSALS_WITHIN)
+    times = (tx.now - MISSES_WITHIN, tx.now - REFUSALS_WITHIN, tx.now - LIFETIME)
     row = await tx.fetchrow(_FIND_QUESTION, tx.community_id, device_id, shown.kind, shown.digest, shown.subject_id, shown.nonce, *times)
     if row is None:
         return None

@@ -157,8 +157,9 @@ async def _settle(tx: Transaction, terminals: dict[Key, TerminalAt], journals: d
 async def _write(tx: Transaction, before: dict[Key, Journal], after: dict[Key, Journal]) -> None:
     """Writes journals, and has the clock watch over gaps that are new."""
     scope = tx.scope
-    for key, found in after.items():
-        has_gap = found.told_sequence > found.held
+    for key, each in after.items():
+        found = after[key] = replace(each, lost=min(each.lost, each.missing))
+        has_gap = found.missing > found.lost
         if has_gap == (before[key].gap_since is not None):
             continue
         after[key] = replace(found, gap_since=tx.now if has_gap else None)
@@ -195,6 +196,8 @@ async def raise_gap(tx: Transaction, due: Due) -> None:
     found = (await journal_store.lock_journals(tx, [key]))[key]
     terminal = (await journal_store.find_terminals(tx, [key])).get(key)
     if terminal is not None and found.gap_since is not None:
+        # What never comes, as of a disk that was full, must not hide the next gap.
+        await journal_store.update_journals(tx, {key: replace(found, gap_since=None, lost=found.missing)})
         await alarm_operations.observe(tx, [_observation("journal_gap", terminal, tx.now)])
 
 
@@ -217,14 +220,14 @@ async def hear_report(
     is_anew = bool(segments) and newest < segments[-1].last and (before.held_at is None or received_at > before.held_at + _UPLOADING)
     if is_anew:
         # Its memory was erased or replaced. What it told until then stays; what it tells now is another journal.
-        found = replace(found, epoch=before.epoch + 1, held=0, told_sequence=newest, broken_at=before.broken_at or tx.now)
+        found = replace(found, epoch=before.epoch + 1, held=0, told_sequence=newest, lost=0, broken_at=None)
         segments = []
     else:
         found = replace(found, told_sequence=max(found.told_sequence, newest))
     after = {key: found}
     await _write(tx, {key: before}, after)
-    if is_anew and before.broken_at is None:
+    if is_anew:
         await alarm_operations.observe(tx, [_observation("journal_broken", terminals[key], tx.now)])
-    gap_since, held_at = after[key].gap_since, after[key].held_at
-    is_quiet = gap_since is not None and tx.now - max(gap_since, held_at or gap_since) >= _QUIET
-    return journal.missing(segments, found.told_sequence)[:_RANGES_MAX] if is_quiet else []
+    is_quiet = all(tx.now - since >= _QUIET for since in (after[key].gap_since, after[key].held_at) if since is not None)
+    # The newest first: of the oldest the terminal may have kept nothing.
+    return journal.missing(segments, found.told_sequence)[-_RANGES_MAX:] if is_quiet else []

@@ -74,7 +74,10 @@ def _columns(rows: Collection[tuple[object, ...]]) -> list[list[object]]:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """How far we have come with a terminal's journal. `clock_error` has to be added to the terminal's clock."""
+    """How far we have come with a terminal's journal. `clock_error` has to be added to the terminal's clock.
+
+    `lost` is how many of the records that are missing staff were told of.
+    """
 
     epoch: int
     told_sequence: int
@@ -82,14 +85,20 @@ class Journal:
     held_at: datetime | None
     broken_at: datetime | None
     gap_since: datetime | None
+    lost: int
     clock_error: timedelta
+
+    @property
+    def missing(self) -> int:
+        """How many records have not come."""
+        return max(self.told_sequence - self.held, 0)
 
 
 _ADD_JOURNALS = """
 INSERT INTO journals (community_id, device_id) SELECT * FROM unnest($1::uuid[], $2::text[]) ON CONFLICT DO NOTHING
 """
 _LOCK_JOURNALS = """
-SELECT community_id, device_id, epoch, told_sequence, held, held_at, broken_at, gap_since,
+SELECT community_id, device_id, epoch, told_sequence, held, held_at, broken_at, gap_since, lost,
     clock_error_us * interval '1 microsecond' AS error
 FROM journals JOIN unnest($1::uuid[], $2::text[]) AS asked (community_id, device_id) USING (community_id, device_id)
 ORDER BY community_id, device_id FOR UPDATE OF journals
@@ -105,11 +114,11 @@ async def lock_journals(tx: Transaction, keys: Collection[Key]) -> dict[Key, Jou
 
 _UPDATE_JOURNALS = """
 UPDATE journals SET epoch = new.epoch, told_sequence = new.told_sequence, held = new.held, held_at = new.held_at,
-    broken_at = new.broken_at, gap_since = new.gap_since, clock_error_us = extract(epoch FROM new.error) * 1000000
+    broken_at = new.broken_at, gap_since = new.gap_since, lost = new.lost, clock_error_us = extract(epoch FROM new.error) * 1000000
 FROM unnest(
     $1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
-    $9::interval[]
-) AS new (community_id, device_id, epoch, told_sequence, held, held_at, broken_at, gap_since, error)
+    $9::bigint[], $10::interval[]
+) AS new (community_id, device_id, epoch, told_sequence, held, held_at, broken_at, gap_since, lost, error)
 WHERE journals.community_id = new.community_id AND journals.device_id = new.device_id
 """
 

@@ -54,14 +54,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     by: str = ""
     subject: UUID | None = None
     is_pass: bool = msgspec.field(name="pass", default=False)
-    card: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$")] = ""
-    nonce: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{24})?$")] = ""
+    card: Annotated[str, msgspec.Meta(pattern="^([0-9A-Fa-f]{16})?$")] = ""
+    nonce: Annotated[str, msgspec.Meta(pattern="^([0-9A-Fa-f]{24})?$")] = ""
     reason: Annotated[str, msgspec.Meta(pattern="^[a-z_]{0,50}$")] = ""
     # Whether the terminal decided alone.
     offline: bool = False
 
 
-_DECODER: Final = msgspec.json.Decoder(Record)
+_DECODER: Final = msgspec.json.Decoder(Record, strict=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,9 @@ def _read(told: Told, now: datetime) -> Iterable[_Happened]:
         if "\0" in key:
             UNREADABLE.inc()
             continue
-        yield _Happened(told, record, corrected(record.at, error, received_at), key)
+        at = corrected(record.at, error, received_at)
+        # A clock that was never set, and was before it could be compared with ours: what would be forgotten at once counts as of now.
+        yield _Happened(told, record, received_at if at < received_at - KEPT else at, key)
 
 
 def _key(each: _Happened) -> tuple[UUID, str, str]:
@@ -161,8 +163,10 @@ async def _passages(tx: Transaction, passing: Sequence[_Happened]) -> list[Passa
     passages = []
     for each in passing:
         record, terminal = each.record, each.terminal
-        account_id = None if record.is_pass else record.subject
-        pass_id = record.subject if record.is_pass else None
+        # Whom our own command let through we know ourselves.
+        subject_id = None if record.kind == "opened" else record.subject
+        account_id = None if record.is_pass else subject_id
+        pass_id = subject_id if record.is_pass else None
         passages.append(
             Passage(
                 passage_id=new_id(),

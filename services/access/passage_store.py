@@ -87,7 +87,8 @@ def _values(passage: Passage) -> list[Any]:
     return [getattr(passage, name) for name in passage.__slots__]
 
 
-# What a journal tells, happened: it wins over what was decided, whose other columns stay where the journal has none.
+# What a journal tells, happened: it wins over what was decided, whose other columns stay where the journal has none. When it was decided
+# we know by our own clock.
 _MERGE_TOLD = """
 INSERT INTO passages AS known (
     passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
@@ -103,7 +104,7 @@ FROM unnest(
     occurred_at, offline, card
 )
 ON CONFLICT (community_id, device_id, presentation_id) DO UPDATE SET
-    outcome = excluded.outcome, reason = excluded.reason, occurred_at = excluded.occurred_at, offline = excluded.offline,
+    outcome = excluded.outcome, reason = excluded.reason, offline = excluded.offline,
     kind = coalesce(excluded.kind, known.kind), account_id = coalesce(excluded.account_id, known.account_id),
     pass_id = coalesce(excluded.pass_id, known.pass_id), owner_id = coalesce(excluded.owner_id, known.owner_id),
     card = coalesce(excluded.card, known.card)

@@ -119,26 +119,28 @@ async def list_versions(tx: Transaction, subject_id: UUID) -> dict[str, int]:
 # What one terminal is to hear.
 
 # A terminal that has more than we ever told it, because our database was restored, goes on from there; one that has less than it had
-# confirmed goes on from what it was to have. Either is told everything, once for however many reports of it.
+# confirmed goes on from what it was to have. Either is told everything, once for however many reports of it. A report that a later one has
+# overtaken, because it was delivered again, says nothing.
 _CONFIRM = """
 UPDATE terminals SET
-    confirmed_version = CASE WHEN $3 BETWEEN before.whole_version AND before.wanted_version
-        THEN greatest(before.confirmed_version, $3) ELSE before.confirmed_version END,
+    confirmed_version = CASE WHEN said BETWEEN before.whole_version AND before.wanted_version
+        THEN greatest(before.confirmed_version, said) ELSE before.confirmed_version END,
     wanted_version = CASE
-        WHEN $3 > before.wanted_version THEN $3 + 1
-        WHEN $3 < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
+        WHEN said > before.wanted_version THEN said + 1
+        WHEN said < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
         ELSE before.wanted_version END,
     whole_version = CASE
-        WHEN $3 > before.wanted_version THEN $3 + 1
-        WHEN $3 < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
+        WHEN said > before.wanted_version THEN said + 1
+        WHEN said < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
         ELSE before.whole_version END,
-    last_reported_at = $4
+    last_reported_at = greatest(terminals.last_reported_at, $4)
 FROM (
-    SELECT confirmed_version, wanted_version, whole_version FROM terminals WHERE community_id = $1 AND device_id = $2 FOR UPDATE
+    SELECT confirmed_version, wanted_version, whole_version, CASE WHEN last_reported_at > $4 THEN confirmed_version ELSE $3 END AS said
+    FROM terminals WHERE community_id = $1 AND device_id = $2 FOR UPDATE
 ) AS before
 WHERE community_id = $1 AND device_id = $2
 RETURNING terminals.confirmed_version, terminals.wanted_version, terminals.confirmed_version > before.confirmed_version AS has_advanced,
-    $3 >= terminals.wanted_version AND $3 >= terminals.whole_version AS is_current
+    said >= terminals.wanted_version AND said >= terminals.whole_version AS is_current
 """
 
 
@@ -224,9 +226,9 @@ async def list_changes(tx: Transaction, device_id: str, from_version: int) -> tu
 _MARK_SENT = "UPDATE terminals SET sent_version = $3 WHERE community_id = $1 AND device_id = $2 AND sent_version < $3"
 
 
-async def mark_sent(tx: Transaction, device_id: str, version: int) -> None:
-    """Notes that a version was sent."""
-    await tx.execute(_MARK_SENT, tx.community_id, device_id, version)
+async def mark_sent(tx: Transaction, device_id: str, version: int) -> bool:
+    """Notes that a version is being sent; False when it was sent before."""
+    return await tx.execute(_MARK_SENT, tx.community_id, device_id, version) == 1
 
 
 _SELECT_UNSENT = """

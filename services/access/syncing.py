@@ -77,15 +77,15 @@ async def send_news(call: Call) -> None:
     async with call.transaction(PLATFORM) as tx:
         behind = await snapshot_store.list_unsent(tx, _AT_ONCE)
     for community_id, device_id in behind:
-        await _send_snapshot(call, community_id, device_id)
+        await _send_snapshot(call, community_id, device_id, again=False)
 
 
-async def _send_snapshot(call: Call, community_id: UUID, device_id: str) -> None:
+async def _send_snapshot(call: Call, community_id: UUID, device_id: str, *, again: bool = True) -> None:
+    """Sends a terminal what it has not. Unless `again`, not what another process has just sent."""
     async with call.transaction(community_id) as tx:
         change = await _change(tx, device_id)
-        if change is None:
+        if change is None or not (await snapshot_store.mark_sent(tx, device_id, change.to_version) or again):
             return
-        await snapshot_store.mark_sent(tx, device_id, change.to_version)
     signer = call.resource(Signer)
     for part in parts_of(change, partial(signer.sign, PURPOSE), signer.key_id):
         await call.resource(Publisher).send_now(f"devices.{device_id}.snapshot", part)

@@ -89,7 +89,9 @@ class Attack:
             kind = self.chance.choice(list(self._kinds))
             self.said[kind] += 1
             door = self.chance.choice(self.doors)
-            outcome = say(door, self._kinds[kind](door), awaited=self.chance.choice((None, door.terminal.show(CredentialKind.CARD, "04CAFE"))))
+            outcome = say(
+                door, self._kinds[kind](door), awaited=self.chance.choice((None, door.terminal.show(CredentialKind.CARD, "04CAFE")))
+            )
             assert outcome in ("refused", "expired"), f"{kind}: {outcome}"
 
     def _replay(self, door: Door) -> SignedCommand:

@@ -88,7 +88,7 @@ def check(outcome: Outcome, rounds: int) -> None:
 @pytest.mark.timeout(300)
 async def test_of_64_redemptions_at_once_with_points_for_one_exactly_one_succeeds_each_time(servers: Servers) -> None:
     async with town(servers) as started:
-        community = started.community()
+        community = Community(started)
         await community.publish_rules()
         check(await redeem_at_once(community, ROUNDS), ROUNDS)
         await check_ledger(started.running.database_urls["points"])
@@ -106,7 +106,7 @@ async def test_the_drill_fails_without_the_floor(servers: Servers, monkeypatch: 
 
     monkeypatch.setattr(Deciding, "_find", without_floors)
     async with town(servers) as started:
-        community = started.community()
+        community = Community(started)
         await community.publish_rules()
         outcome = await redeem_at_once(community, 2)
     assert outcome.lowest < 0

@@ -31,6 +31,7 @@ from servicekit.identifiers import new_id
 from servicekit.service import Service
 from servicekit.timers import Due, Handler, Timer
 from servicekit.times import to_timestamp
+from services.workorders import timer_operations
 from services.workorders.service import SERVICE as WORKORDERS
 from tests.drills.killing import insist, killing, manager_again
 from tests.journeys.people import Phone, Told, Town
@@ -144,7 +145,7 @@ async def test_every_promise_is_missed_once_and_everybody_is_told_once_whoever_i
             assert misses() == dict.fromkeys(missed, 1)
 
 
-# Without what makes it so: a timer and what it does are one transaction.
+# With one of the two defences, and with none: a timer and what it does are one transaction, and an order remembers what was told of it.
 
 
 class Chain:
@@ -223,6 +224,13 @@ async def raise_alarm(running: Platform, community_id: UUID) -> None:
     await running.publish(alarm, community_id, version=1)
 
 
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders that do not remember what of their promises was told."""
+    monkeypatch.setattr(timer_operations, "told_name", lambda *_: "")
+
+
+@pytest.mark.usefixtures("forgetful")
 async def test_a_timer_that_fails_when_it_has_done_what_it_does_has_done_nothing(servers: Servers) -> None:
     chain = Chain(in_one_transaction=True)
     told = await told_in_this_process(servers, chain, 10)
@@ -230,7 +238,15 @@ async def test_a_timer_that_fails_when_it_has_done_what_it_does_has_done_nothing
     assert set(told.values()) == {1}
 
 
-async def test_the_drill_fails_when_a_timer_and_what_it_does_are_two_transactions(servers: Servers) -> None:
+async def test_an_order_remembers_what_was_told_of_it(servers: Servers) -> None:
+    chain = Chain(in_one_transaction=False)
+    told = await told_in_this_process(servers, chain, 10)
+    assert chain.failed
+    assert set(told.values()) == {1}
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_the_drill_fails_without_either_defence(servers: Servers) -> None:
     chain = Chain(in_one_transaction=False)
     told = await told_in_this_process(servers, chain, 10)
     assert len(chain.failed) == sum(told.values()) - len(told) > 0

@@ -4,10 +4,9 @@ import base64
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
@@ -21,6 +20,7 @@ from servicekit.events import Received
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.parking.service import SERVICE
+from tests.community import OwnCommunity, Town
 from tests.support import Platform, Servers, TestClock, eventually, platform, principal
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["ParkingService"]
@@ -74,40 +74,20 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Town:
-    """A running parking service."""
-
-    running: Platform
-    clock: TestClock
-
-    def community(self) -> "Community":
-        """A community of a test's own, with its staff."""
-        return Community(self, new_id())
-
-
-@dataclass(slots=True)
-class Community:
+class Community(OwnCommunity):
     """A community, and somebody who may do everything in its car parks."""
 
-    town: Town
-    community_id: UUID
-    account_id: UUID = field(default_factory=new_id)
+    contract = CONTRACT
 
     async def call(self, method: str, request: Message, *permissions: str, **who: Any) -> Any:
         """Calls a method as staff; with `permissions` or anything else about the caller, as somebody with only those."""
         who.setdefault("account_id", self.account_id)
         granted = permissions if permissions or "household" in who else PERMISSIONS
-        caller = self.town.running.caller(principal(*granted, community_id=self.community_id, **who))
-        return await caller.call(f"{CONTRACT.full_name}/{method}", request)
+        return await self.send(principal(*granted, community_id=self.community_id, **who), method, request)
 
     async def guest_calls(self, method: str, request: Message) -> Any:
         """Calls a method as somebody who is only signed in."""
-        caller = self.town.running.caller(principal(community_id=self.community_id))
-        return await caller.call(f"{CONTRACT.full_name}/{method}", request)
-
-    async def publish(self, event: Message, **envelope: Any) -> str:
-        """Publishes another service's event."""
-        return await self.town.running.publish(event, self.community_id, **envelope)
+        return await self.send(principal(community_id=self.community_id), method, request)
 
     async def lot(
         self,

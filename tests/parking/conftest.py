@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.parking.arrange import MONDAY_9, CarPark, Community, Town, town
+from tests.community import Town
+from tests.parking.arrange import MONDAY_9, CarPark, Community, town
 from tests.support import Servers
 
 
@@ -19,7 +20,7 @@ async def parking(servers: Servers) -> AsyncIterator[Town]:
 async def community(parking: Town) -> Community:
     """A community of this test's own, on Monday at nine."""
     parking.clock.now = MONDAY_9
-    return parking.community()
+    return Community(parking)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -11,7 +11,8 @@ import pytest
 from linli.billing.v1.events_pb2 import PaymentSucceeded
 from servicekit.errors import NotFound
 from servicekit.identifiers import new_id
-from tests.parking.arrange import MONDAY_9, CarPark, Town
+from tests.community import Town
+from tests.parking.arrange import MONDAY_9, CarPark, Community
 from tests.parking.days import LATE_S_MAX, Asked, Day, News, Seen, a_day
 from tests.support import eventually
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def after(parking: Town, day: Day, news: list[News], chance: random.Random | None = None) -> list[tuple[object, ...]]:
     """A fresh car park's sessions once all the news has come."""
     parking.clock.now = MONDAY_9
-    park = await parking.community().lot(capacity=10_000)
+    park = await Community(parking).lot(capacity=10_000)
     for plates in day.permits:
         await park.permit(*plates)
     records = new_id()
@@ -88,7 +89,7 @@ async def test_records_that_come_all_at_once_end_in_the_same_books(parking: Town
     seen = [happening for happening in day.happenings if isinstance(happening, Seen)]
     in_time = await after(parking, Day(seen, []), [News(one.second, one) for one in seen])
     parking.clock.now = MONDAY_9
-    park = await parking.community().lot(capacity=10_000)
+    park = await Community(parking).lot(capacity=10_000)
     parking.clock.advance(days=1)
     reads = [park.read(one.lane, one.plate, occurred_at=MONDAY_9 + timedelta(seconds=one.second)) for one in chance.sample(seen, len(seen))]
     await asyncio.gather(*(park.deliver(read) for read in reads))

@@ -108,7 +108,7 @@ async def test_nothing_crosses_the_wall_between_communities(park: CarPark) -> No
     requests = await Settled(park).requests()
     assert set(requests) == {method.name for method in CONTRACT.methods}
     before = await everything(park)
-    stranger = park.community.town.community()
+    stranger = Community(park.community.town)
     for method, request in sorted(requests.items(), key=lambda item: item[0].startswith("Create")):
         if method not in ANSWERED:
             with pytest.raises(NotFound):

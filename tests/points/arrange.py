@@ -20,7 +20,8 @@ from servicekit.times import to_timestamp
 from services.points import store
 from services.points.earning_operations import deposit_claim_id
 from services.points.service import SERVICE
-from tests.support import Platform, Servers, TestClock, eventually, platform, principal
+from tests.community import OwnCommunity, Town
+from tests.support import Servers, TestClock, eventually, platform, principal
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["PointsService"]
 PERMISSIONS = [
@@ -64,37 +65,18 @@ TERMS = {
 
 
 @dataclass(slots=True)
-class Town:
-    """A running points service."""
-
-    running: Platform
-    clock: TestClock
-
-    def community(self) -> "Community":
-        """A community of a test's own, with its staff."""
-        return Community(self, new_id())
-
-
-@dataclass(slots=True)
-class Community:
+class Community(OwnCommunity):
     """A community, and somebody who may do everything with its points."""
 
-    town: Town
-    community_id: UUID
-    account_id: UUID = field(default_factory=new_id)
     households: dict[UUID, int] = field(default_factory=dict)
+
+    contract = CONTRACT
 
     async def call(self, method: str, request: Message, *permissions: str, **who: Any) -> Any:
         """Calls a method as staff; with `permissions` or anything else about the caller, as somebody with only those."""
         granted = permissions if permissions or who else PERMISSIONS
         who.setdefault("account_id", self.account_id)
-        caller = self.town.running.caller(principal(*granted, community_id=self.community_id, modules=("points",), **who))
-        return await caller.call(f"{CONTRACT.full_name}/{method}", request)
-
-    async def publish(self, event: Message, **envelope: Any) -> str:
-        """Publishes another service's event, at the present of the test's clock."""
-        envelope.setdefault("occurred_at", self.town.clock.now)
-        return await self.town.running.publish(event, self.community_id, **envelope)
+        return await self.send(principal(*granted, community_id=self.community_id, modules=("points",), **who), method, request)
 
     async def household(self, *account_ids: UUID, household_id: UUID | None = None, building_id: UUID | None = None) -> UUID:
         """Says who lives in a household, and returns it when that is known."""

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.points.arrange import MONDAY_9, Community, Town, town
+from tests.community import Town
+from tests.points.arrange import MONDAY_9, Community, town
 from tests.support import Servers
 
 
@@ -19,4 +20,4 @@ async def points(servers: Servers) -> AsyncIterator[Town]:
 async def community(points: Town) -> Community:
     """A community of this test's own, on Monday at nine, without rules."""
     points.clock.now = MONDAY_9
-    return points.community()
+    return Community(points)

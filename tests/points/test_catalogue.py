@@ -9,7 +9,8 @@ from linli.points.v1 import points_pb2 as pb
 from servicekit.errors import Conflict, Denied, Invalid, NotFound, ServiceError
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 from tests.points.shop import guest, item, resident, shelf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,7 +41,7 @@ async def test_residents_see_what_is_listed_and_valid_now_and_staff_all(points: 
     over = await item(community, valid_from=now - timedelta(hours=2), valid_until=now)
     unlisted = await item(community)
     await community.call("UpdateItem", pb.UpdateItemRequest(item_id=unlisted.item_id, listed=False))
-    await item(points.community())
+    await item(Community(points))
 
     who = guest(community)
     first = await who.call("ListItems", pb.ListItemsRequest(page_size=2))
@@ -121,7 +122,7 @@ async def test_an_item_ends_after_it_begins(community: Community) -> None:
 
 
 async def test_an_item_of_another_community_is_not_there(points: Town, community: Community) -> None:
-    theirs = (await item(points.community())).item_id
+    theirs = (await item(Community(points))).item_id
     for item_id in (theirs, str(new_id())):
         for method, request in {
             "GetItem": pb.GetItemRequest(item_id=item_id),

@@ -10,7 +10,8 @@ from linli.points.v1 import points_pb2 as pb
 from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
-from tests.points.arrange import Community, Town, rule
+from tests.community import Town
+from tests.points.arrange import Community, rule
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -166,7 +167,7 @@ async def test_nothing_is_corrected_twice_nor_by_who_earned_it_nor_from_another_
     with pytest.raises(Denied, match=r"points\.own_earning"):
         await correct(community, wrong.transfer_id, 0, account_id=anna)
     with pytest.raises(NotFound, match=r"points\.earning_not_found"):
-        await correct(points.community(), wrong.transfer_id, 0)
+        await correct(Community(points), wrong.transfer_id, 0)
     await correct(community, wrong.transfer_id, 0)
     with pytest.raises(Conflict, match=r"points\.taken_back_already"):
         await correct(community, wrong.transfer_id, 0)

@@ -19,7 +19,8 @@ from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.points import earning_operations
 from services.points.earning import Reason
-from tests.points.arrange import Community, Town, rule
+from tests.community import Town
+from tests.points.arrange import Community, rule
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -55,7 +56,7 @@ async def test_deposits_that_are_told_three_times_in_any_order_count_once(commun
 
 
 async def test_a_card_of_another_community_earns_nobody_points(community: Community, points: Town) -> None:
-    other = points.community()
+    other = Community(points)
     stranger = await other.resident()
     await community.publish_rules()
     await other.publish_rules()
@@ -284,7 +285,7 @@ async def test_what_cannot_be_a_deposit_keeps_no_other_from_earning(community: C
 
 
 async def test_deposits_of_many_communities_are_judged_together_each_by_its_own_rules(points: Town) -> None:
-    communities = [points.community() for _ in range(4)]
+    communities = [Community(points) for _ in range(4)]
     residents = []
     for number, community in enumerate(communities, 1):
         residents.append(await community.resident())

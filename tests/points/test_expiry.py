@@ -13,7 +13,8 @@ from linli.points.v1 import points_pb2 as pb
 from servicekit.identifiers import new_id
 from services.points import expiring
 from services.points.expiry import last_year_expired, left_of, new_year, next_expiry
-from tests.points.arrange import Community, Town, rule
+from tests.community import Town
+from tests.points.arrange import Community, rule
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SHANGHAI = ZoneInfo("Asia/Shanghai")

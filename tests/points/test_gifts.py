@@ -12,7 +12,8 @@ from servicekit.errors import Conflict, Denied, Invalid, NotFound, ServiceError
 from servicekit.identifiers import new_id
 from services.points import holders
 from services.points.holders import Holder
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 from tests.points.shop import Resident, family, guest, item, resident
 from tests.support import eventually
 
@@ -64,7 +65,7 @@ async def test_many_gifts_at_once_stay_within_the_limit(street: Community) -> No
 
 async def test_a_gift_that_cannot_be_is_refused_and_changes_nothing(points: Town, street: Community) -> None:
     giver, neighbour = await resident(street, 50), await resident(street)
-    elsewhere = await resident(points.community())
+    elsewhere = await resident(Community(points))
     cases: list[tuple[Resident, Resident, type[ServiceError], str]] = [
         (giver, giver, Denied, "points.gift_to_self"),
         (giver, guest(street), NotFound, "points.resident_not_found"),
@@ -180,7 +181,7 @@ async def test_nobody_pools_for_a_household_that_is_not_theirs_or_looks_into_it(
             await stranger.call(method, request)
         # Staff of another community, whose permission covers all of theirs.
         with pytest.raises(NotFound):
-            await points.community().call(method, request, "points.household.read")
+            await Community(points).call(method, request, "points.household.read")
     # Staff may look, but do not live there.
     await street.call("GetHouseholdPoints", pb.GetHouseholdPointsRequest(household_id=household_id), "points.household.read")
     with pytest.raises(NotFound):

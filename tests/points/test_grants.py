@@ -9,7 +9,8 @@ import pytest
 from linli.points.v1 import points_pb2 as pb
 from servicekit.errors import Conflict, Denied, NotFound
 from servicekit.identifiers import new_id
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -75,12 +76,12 @@ async def test_a_rejected_grant_gives_nothing_and_lists_show_what_became_of_each
     older = await community.call("ListGrants", pb.ListGrantsRequest(page_size=1, page_token=newest.next_page_token))
     assert [*newest.grants, *older.grants] == [later, rejected]
     with pytest.raises(NotFound, match=r"points\.grant_not_found"):
-        await decide(points.community(), "ApproveGrant", later, second)
+        await decide(Community(points), "ApproveGrant", later, second)
 
 
 async def test_each_grant_of_a_batch_is_answered_on_its_own_in_the_order_of_the_request(community: Community, points: Town) -> None:
     anna = await community.resident()
-    stranger = await points.community().resident()
+    stranger = await Community(points).resident()
     await community.publish_rules(grant_points_max=50)
     first = request(anna, 10)
     batch = [

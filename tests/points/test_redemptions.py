@@ -13,7 +13,8 @@ from servicekit.database import PLATFORM
 from servicekit.errors import Conflict, Denied, Invalid, NotFound, ServiceError
 from servicekit.identifiers import new_id
 from services.points import redemption_operations
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 from tests.points.shop import family, guest, item, pick_up, resident, shelf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -89,7 +90,7 @@ async def test_an_expired_reservation_is_not_picked_up_before_the_timer_nor_afte
 
 
 async def test_the_timer_ends_reservations_of_every_community_that_are_too_old_and_no_others(points: Town, shop: Community) -> None:
-    other = points.community()
+    other = Community(points)
     await other.publish_rules(hold_hours=72)
     here, there = await resident(shop, 30), await resident(other, 60)
     await here.redeem(await item(shop))
@@ -161,7 +162,7 @@ async def test_picking_up_and_giving_up_at_once_does_one_of_them(shop: Community
 
 
 async def test_a_code_that_nobody_here_has_is_unknown(points: Town, shop: Community) -> None:
-    elsewhere = points.community()
+    elsewhere = Community(points)
     await elsewhere.publish_rules()
     theirs = await (await resident(elsewhere, 30)).redeem(await item(elsewhere))
     for code in (theirs.pickup_code, "ABCDEFGHIJKLMNOP"):
@@ -192,7 +193,7 @@ async def test_a_resident_has_no_more_of_an_item_than_its_limit_whoever_pays(sho
 
 
 async def test_what_is_not_offered_or_cannot_be_paid_is_not_redeemed(points: Town, shop: Community) -> None:
-    now, elsewhere = shop.town.clock.now, points.community()
+    now, elsewhere = shop.town.clock.now, Community(points)
     who, poor, stranger = await resident(shop, 1000), await resident(shop), guest(shop)
     coffee = await item(shop, stock=1)
     hidden = await item(shop)

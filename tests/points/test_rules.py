@@ -8,7 +8,8 @@ from linli.points.v1 import points_pb2 as pb
 from linli.waste.v1.events_pb2 import CATEGORY_KITCHEN
 from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
-from tests.points.arrange import RULES, Community, Town, rule
+from tests.community import Town
+from tests.points.arrange import RULES, Community, rule
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -68,4 +69,4 @@ async def test_who_may_not_write_rules_publishes_none_and_nobody_sees_another_co
     with pytest.raises(Denied):
         await community.call("PublishRules", request, "points.grants.write")
     with pytest.raises(NotFound):
-        await points.community().call("GetRules", pb.GetRulesRequest(version=1))
+        await Community(points).call("GetRules", pb.GetRulesRequest(version=1))

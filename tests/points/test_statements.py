@@ -11,7 +11,8 @@ from ledger import reading
 from linli.points.v1 import points_pb2 as pb
 from servicekit.errors import Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 from tests.points.paper import printed
 from tests.points.shop import Resident, guest, item, pick_up, resident
 
@@ -46,7 +47,7 @@ async def test_entries_are_numbered_without_a_gap_and_listed_newest_first(commun
 
 async def test_the_counter_sees_a_residents_points_and_entries_and_nobody_elses_do(points: Town, community: Community) -> None:
     await community.publish_rules()
-    who, stranger = await resident(community, 40), await resident(points.community())
+    who, stranger = await resident(community, 40), await resident(Community(points))
     seen = await community.points_of(who.account_id)
     assert seen == await who.points()
     assert [entry.change for entry in await community.entries(who.account_id)] == [40]

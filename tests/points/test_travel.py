@@ -16,7 +16,8 @@ from services.points import travel, travel_operations
 from services.points.earning import Reason
 from services.points.rulebook import Source
 from services.points.travel import Trip
-from tests.points.arrange import Community, Town
+from tests.community import Town
+from tests.points.arrange import Community
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOW = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)

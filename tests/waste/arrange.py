@@ -15,12 +15,12 @@ from linli.device.v1.events_pb2 import BinDeposited, BinReported
 from linli.identity.v1.events_pb2 import HouseholdChanged
 from linli.waste.v1 import events_pb2 as events
 from linli.waste.v1 import waste_pb2 as pb
-from servicekit.events import M, Received
 from servicekit.households import find_homes
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.waste.service import SERVICE
-from tests.support import Platform, Servers, TestClock, eventually, platform, principal
+from tests.community import OwnCommunity, Town
+from tests.support import Servers, TestClock, eventually, platform, principal
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["WasteService"]
 CODE_KEY = base64.b64encode(bytes(range(32))).decode()
@@ -45,18 +45,6 @@ COMPARTMENTS = {
     "other": events.CATEGORY_OTHER,
 }
 _numbers = itertools.count(1)
-
-
-@dataclass(slots=True)
-class Town:
-    """A running waste service."""
-
-    running: Platform
-    clock: TestClock
-
-    def community(self) -> "Community":
-        """A community of a test's own, with its staff."""
-        return Community(self, new_id())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,35 +80,17 @@ class Resident:
 
 
 @dataclass(slots=True)
-class Community:
+class Community(OwnCommunity):
     """A community, and somebody who may do everything with its bins."""
 
-    town: Town
-    community_id: UUID
-    account_id: UUID = field(default_factory=new_id)
-
-    @property
-    def clock(self) -> TestClock:
-        return self.town.clock
+    contract = CONTRACT
 
     async def call(
         self, method: str, request: Message, *, account_id: UUID | None = None, permissions: Sequence[str] = PERMISSIONS, **metadata: str
     ) -> Any:
         """Calls a method as staff, or as whoever is named."""
         who = principal(*permissions, community_id=self.community_id, account_id=account_id or self.account_id, modules=["waste"])
-        return await self.town.running.caller(who).call(f"{CONTRACT.full_name}/{method}", request, **metadata)
-
-    async def publish(self, event: Message, **envelope: Any) -> str:
-        """Publishes another service's event."""
-        return await self.town.running.publish(event, self.community_id, **envelope)
-
-    async def event(self, kind: type[M], **fields: Any) -> Received[M]:
-        """The first event of this community with these fields; waits for it."""
-
-        def fits(event: Received[M]) -> bool:
-            return event.community_id == self.community_id and all(getattr(event.message, name) == value for name, value in fields.items())
-
-        return await self.town.running.event(kind, fits)
+        return await self.send(who, method, request, **metadata)
 
     async def resident(self) -> Resident:
         """Somebody who lives here, known to the service."""

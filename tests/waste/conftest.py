@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from tests.community import Town
 from tests.support import Servers
-from tests.waste.arrange import NOON, Community, SmartBin, Town, town
+from tests.waste.arrange import NOON, Community, SmartBin, town
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -19,7 +20,7 @@ async def waste(servers: Servers) -> AsyncIterator[Town]:
 async def community(waste: Town) -> Community:
     """A community of this test's own, on Monday at noon."""
     waste.clock.now = NOON
-    return waste.community()
+    return Community(waste)
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -15,8 +15,9 @@ from servicekit.errors import Conflict, Denied, Exhausted, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_timestamp
 from services.waste import planning
+from tests.community import Town
 from tests.support import eventually
-from tests.waste.arrange import NOON, Community, SmartBin, Town
+from tests.waste.arrange import NOON, Community, SmartBin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAY = "2026-03-02"
@@ -108,7 +109,7 @@ async def test_a_truck_that_cannot_be_is_refused_with_a_reason(waste: Town, comm
         await truck(community, "一号车")
     with pytest.raises(Invalid, match=r"waste.shift_empty"):
         await truck(community, shift_start_minute=60, shift_end_minute=60)
-    neighbour = await waste.community().bin()
+    neighbour = await Community(waste).bin()
     with pytest.raises(NotFound, match=r"waste.bin_unknown"):
         await truck(community, bins=[neighbour])
     with pytest.raises(Denied):
@@ -118,7 +119,7 @@ async def test_a_truck_that_cannot_be_is_refused_with_a_reason(waste: Town, comm
 async def test_another_communitys_trucks_and_plans_are_not_there(waste: Town, community: Community) -> None:
     mine = await truck(community)
     await plan(community)
-    neighbour = waste.community()
+    neighbour = Community(waste)
     with pytest.raises(NotFound, match=r"waste.truck_unknown"):
         await neighbour.call("UpdateTruck", pb.UpdateTruckRequest(truck_id=mine.truck_id, in_use=False))
     with pytest.raises(NotFound, match=r"waste.plan_unknown"):
@@ -157,7 +158,7 @@ async def test_an_emptying_that_cannot_have_been_is_refused(waste: Town, communi
     with pytest.raises(Invalid, match=r"waste.compartment_unknown"):
         await record(compartments=["glass"])
     with pytest.raises(NotFound, match=r"waste.bin_unknown"):
-        await record((await waste.community().bin()).bin_id)
+        await record((await Community(waste).bin()).bin_id)
     assert not any(each.HasField("emptied_at") for each in (await smart_bin.look()).compartments)
     # A phone that is a minute ahead means now.
     await record(at=NOON + timedelta(minutes=1))
@@ -341,9 +342,9 @@ async def test_a_night_that_was_missed_in_the_evening_is_planned_after_midnight(
 
 async def test_a_community_whose_night_cannot_be_planned_keeps_no_other_from_its_plan(waste: Town, community: Community) -> None:
     # Its shift is over at the time when plans are made.
-    await truck(waste.community(), shift_start_minute=13 * 60, shift_end_minute=17 * 60)
+    await truck(Community(waste), shift_start_minute=13 * 60, shift_end_minute=17 * 60)
     await truck(community)
-    await truck(waste.community(), shift_start_minute=13 * 60, shift_end_minute=17 * 60)
+    await truck(Community(waste), shift_start_minute=13 * 60, shift_end_minute=17 * 60)
     community.clock.now = EVENING
     await plan_tonight(waste)
     assert (await planned(community)).day == DAY

@@ -76,7 +76,7 @@ async def test_who_approached_the_bin_last_made_what_it_weighs_in_the_next_three
 async def test_a_card_of_another_community_earns_nobody_anything_and_looks_like_one_that_does_not_exist(
     community: Community, smart_bin: SmartBin
 ) -> None:
-    stranger = await community.town.community().resident()
+    stranger = await Community(community.town).resident()
     foreign_card, foreign_code = await stranger.card(), await stranger.code()
     foreign = await smart_bin.weighs(1000, card=foreign_card)
     nowhere = await smart_bin.weighs(1000, card="NOSUCHCARD")
@@ -129,7 +129,7 @@ async def test_who_has_moved_away_has_no_card_and_no_code(community: Community, 
 async def test_who_has_moved_to_another_community_has_no_card_and_no_code_here_any_more(community: Community, smart_bin: SmartBin) -> None:
     resident = await community.resident()
     number, code = await resident.card(), await resident.code()
-    elsewhere = community.town.community()
+    elsewhere = Community(community.town)
     await elsewhere.move(Resident(elsewhere, resident.account_id, new_id()), [resident.account_id], version=1)
     assert (await smart_bin.weighs(card=number)).account_id == str(resident.account_id)
     await community.move(resident, [new_id()], version=2)
@@ -189,7 +189,7 @@ async def test_what_a_resident_brings_in_a_day_is_looked_at_from_sixty_kilograms
 
 
 async def test_what_somebody_brings_in_one_of_their_two_communities_says_nothing_in_the_other(community: Community) -> None:
-    elsewhere = community.town.community()
+    elsewhere = Community(community.town)
     resident = await community.resident()
     at_home_too = Resident(elsewhere, resident.account_id, new_id())
     await elsewhere.move(at_home_too, [resident.account_id], version=1)
@@ -202,7 +202,7 @@ async def test_what_somebody_brings_in_one_of_their_two_communities_says_nothing
 
 async def test_a_device_that_is_no_bin_of_the_register_is_refused(community: Community) -> None:
     card = await (await community.resident()).card()
-    stranger = await community.town.community().bin()
+    stranger = await Community(community.town).bin()
     for device_id in ("bin-of-nobody", stranger.device_id):
         deposit = await SmartBin(community, "", device_id).weighs(card=card)
         assert (deposit.state, deposit.concern, deposit.bin_id, deposit.account_id) == (REFUSED, "bin_unknown", "", "")
@@ -318,13 +318,13 @@ async def test_the_same_id_with_other_content_leaves_the_first_as_it_is_and_is_s
     # What it said of its fill is not believed.
     assert (await smart_bin.compartment("recyclable")).fill_permille == 300
     # Under the same id of another bin, and of another community, it is another deposit.
-    other_bin, other_community = await community.bin(), await community.town.community().bin()
+    other_bin, other_community = await community.bin(), await Community(community.town).bin()
     assert (await other_bin.weighs(1000, record_id="same")).state == COUNTED
     assert (await other_community.weighs(1000, record_id="same")).state == COUNTED
 
 
 async def test_deposits_of_several_communities_that_wait_together_are_each_their_own(community: Community) -> None:
-    places = [community, community.town.community(), community.town.community()]
+    places = [community, Community(community.town), Community(community.town)]
     residents = [await place.resident() for place in places]
     cards = [await resident.card("SAMECARD") for resident in residents]
     bins = [await place.bin() for place in places]
@@ -380,7 +380,7 @@ async def test_lists_go_newest_first_page_by_page_and_by_bin_and_state(community
 
 
 async def test_an_unknown_bin_is_not_found_by_anybody_who_approaches(community: Community) -> None:
-    resident, foreign = await community.resident(), await community.town.community().bin()
+    resident, foreign = await community.resident(), await Community(community.town).bin()
     for bin_id in (foreign.bin_id, str(new_id())):
         with pytest.raises(NotFound, match=r"waste\.bin_unknown"):
             await resident.call("ApproachBin", pb.ApproachBinRequest(bin_id=bin_id))

@@ -51,7 +51,7 @@ async def test_no_two_bins_have_one_name_or_one_device_and_no_two_compartments_o
         await community.call("CreateBin", bin_request("北门", "east-3", "one", "two", "one"))
     listed = (await community.call("ListBins", pb.ListBinsRequest(), permissions=())).bins
     assert [each.bin_id for each in listed] == [first.bin_id, second.bin_id]
-    other = await community.town.community().call("CreateBin", bin_request("东门", "east-1"))
+    other = await Community(community.town).call("CreateBin", bin_request("东门", "east-1"))
     assert other.bin_id != first.bin_id
 
 
@@ -96,7 +96,7 @@ async def test_a_card_is_given_to_a_resident_and_to_one_at_a_time(community: Com
 
 
 async def test_nobody_has_a_card_who_lives_nowhere_here(community: Community) -> None:
-    foreign = await community.town.community().resident()
+    foreign = await Community(community.town).resident()
     for account_id in (new_id(), foreign.account_id):
         with pytest.raises(NotFound, match=r"waste\.resident_unknown"):
             await community.call("RegisterCard", pb.RegisterCardRequest(card_number="1234567", account_id=str(account_id)))
@@ -124,7 +124,7 @@ async def requests(community: Community, smart_bin: SmartBin) -> dict[str, Messa
 
 
 async def test_nothing_of_a_community_is_seen_or_changed_from_another(community: Community, smart_bin: SmartBin) -> None:
-    stranger = community.town.community()
+    stranger = Community(community.town)
     right = await requests(community, smart_bin)
     before = await community.deposits(), await smart_bin.look()
     for method, request in right.items():

@@ -30,6 +30,7 @@ async def test_a_timer_that_was_due_while_the_service_was_down_fires_once_and_la
         async with town(servers, tmp_path, url, before.clock) as again:
             community.town = again
             await passes(community, order, until=MONDAY_10 + timedelta(minutes=23), warned=1, missed=2)
+            await community.event(TargetMissed, order_id=order.order_id, level=2)
             assert community.missed(order) == [("response", 2, "property_manager")]
             accepted = await plumber.accept(order)
             assert accepted.missed == ["response"]

@@ -99,8 +99,9 @@ CREATE TABLE journals (
     -- When the newest part came.
     held_at timestamptz,
     broken_at timestamptz,
-    -- Since when something is missing.
+    -- Since when more is missing than staff were told of, and of how much they were.
     gap_since timestamptz,
+    lost bigint NOT NULL DEFAULT 0,
     -- What has to be added to the terminal's clock, in microseconds, as its last report showed.
     clock_error_us bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (community_id, device_id)
