@@ -16,7 +16,7 @@ from servicekit.households import list_members
 from servicekit.identifiers import new_id
 from servicekit.staff import list_staff
 from servicekit.timers import Due, set_timers
-from services.access import door_store, entry_store, snapshot_operations
+from services.access import door_store, entry_store, snapshot_operations, snapshot_store
 from services.access.door_store import Door, Terminal, Zone
 from services.access.doors import AntiPassback, CredentialKind, Direction, DoorKind, ZoneKind, needs_a_face
 from services.access.entries import LEAVING, Entry, Rule, Times, Whom, WhomKind, entries_of
@@ -94,6 +94,8 @@ class DoorChange:
 
 async def update_door(tx: Transaction, door_id: UUID, change: DoorChange) -> Door:
     """Changes a door. Raises NotFound, Invalid for one that would open to faces alone, and Conflict for a name that is taken."""
+    if change.in_use is False:
+        await snapshot_store.take_turn(tx)
     found = await door_store.find_door(tx, door_id, lock=True)
     if found is None:
         raise door_unknown()
@@ -110,7 +112,8 @@ async def update_door(tx: Transaction, door_id: UUID, change: DoorChange) -> Doo
         raise _door_exists()
     if replace(changed, name=found.name) != found:
         terminals = await door_store.list_terminals_at(tx, [door_id])
-        await snapshot_operations.refresh_all(tx, [terminal.device_id for terminal in terminals])
+        shut = [each.device_id for each in terminals if each.direction is Direction.IN] if found.in_use and not changed.in_use else []
+        await snapshot_operations.refresh_all(tx, [terminal.device_id for terminal in terminals], cleared=shut)
     return changed
 
 
@@ -137,9 +140,11 @@ async def add_terminal(tx: Transaction, door_id: UUID, device_id: str, direction
     that is not never reports and is told nothing, for whatever is heard of a device and told to it goes by its community.
     """
     await get_door(tx, door_id)
+    # Who was let in where it was before is not let in here.
+    await snapshot_store.take_turn(tx)
     if not await door_store.place_terminal(tx, device_id, door_id, direction):
         raise Conflict("access.terminal_in_place", "该终端已安装在门上", "The terminal is at a door already")
-    await snapshot_operations.refresh_all(tx, [device_id])
+    await snapshot_operations.refresh_all(tx, [device_id], cleared=[device_id])
     return await get_terminal(tx, device_id)
 
 

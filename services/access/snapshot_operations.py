@@ -59,13 +59,15 @@ def _is_narrower(before: str | None, after: Entry | None) -> bool:
     return after is None or is_narrower(entry_of(json.loads(before)), after)
 
 
-async def refresh_all(tx: Transaction, device_ids: Collection[str] = ()) -> None:
+async def refresh_all(tx: Transaction, device_ids: Collection[str] = (), *, cleared: Collection[str] = ()) -> None:
     """Works out anew what terminals are to know of everybody, a part of them at a time, from when the transaction has committed.
 
-    `device_ids` are terminals whose door changed, or that were placed or taken away: they hear of that at once.
+    `device_ids` are terminals whose door changed, or that were placed or taken away: they hear of that at once. Of these let nobody in by
+    what was so before who are `cleared`, the transaction having the turn.
     """
     if device_ids:
-        await snapshot_store.raise_versions(tx, device_ids)
+        versions = await snapshot_store.raise_versions(tx, device_ids)
+        await snapshot_store.clear(tx, {device_id: versions[device_id] for device_id in cleared})
     await set_timers(tx, [Due(REFRESH, tx.community_id, "", tx.now)])
 
 

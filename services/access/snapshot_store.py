@@ -74,6 +74,18 @@ async def raise_versions(tx: Transaction, device_ids: Collection[str]) -> dict[s
     return {row["device_id"]: row["wanted_version"] for row in rows}
 
 
+_CLEAR = """
+UPDATE terminal_entries SET body = NULL, version = new.version, narrowed_version = new.version
+FROM unnest($2::text[], $3::bigint[]) AS new (device_id, version)
+WHERE community_id = $1 AND terminal_entries.device_id = new.device_id AND body IS NOT NULL
+"""
+
+
+async def clear(tx: Transaction, versions: dict[str, int]) -> None:
+    """Has each of these terminals forget everybody, with its new version."""
+    await tx.execute(_CLEAR, tx.community_id, list(versions), list(versions.values()))
+
+
 _WRITE_ENTRIES = """
 INSERT INTO terminal_entries AS known (device_id, subject_id, community_id, version, narrowed_version, body, holds_face)
 SELECT device_id, subject_id, $1, version, CASE WHEN narrowed THEN version ELSE 0 END, body, has_face
@@ -133,9 +145,10 @@ UPDATE terminals SET
         WHEN said > before.wanted_version THEN said + 1
         WHEN said < before.confirmed_version AND before.whole_version <= before.confirmed_version THEN before.wanted_version + 1
         ELSE before.whole_version END,
-    last_reported_at = greatest(terminals.last_reported_at, $4)
+    last_reported_at = greatest($4, least(terminals.last_reported_at, $5))
 FROM (
-    SELECT confirmed_version, wanted_version, whole_version, CASE WHEN last_reported_at > $4 THEN confirmed_version ELSE $3 END AS said
+    SELECT confirmed_version, wanted_version, whole_version,
+        CASE WHEN last_reported_at > $4 AND last_reported_at <= $5 THEN confirmed_version ELSE $3 END AS said
     FROM terminals WHERE community_id = $1 AND device_id = $2 FOR UPDATE
 ) AS before
 WHERE community_id = $1 AND device_id = $2
@@ -159,7 +172,7 @@ async def confirm(tx: Transaction, device_id: str, version: int, at: datetime) -
     One that has less than it had confirmed was replaced or reset, and what it was to forget since may be forgotten here: it gets a whole
     snapshot.
     """
-    row = await tx.fetchrow(_CONFIRM, tx.community_id, device_id, version, at)
+    row = await tx.fetchrow(_CONFIRM, tx.community_id, device_id, version, at, tx.now)
     return None if row is None else Progress(row["confirmed_version"], row["has_advanced"], row["is_current"])
 
 

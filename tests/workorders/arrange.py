@@ -17,12 +17,12 @@ from linli.notification.v1.events_pb2 import Notified
 from linli.workorders.v1 import workorders_pb2 as pb
 from linli.workorders.v1.events_pb2 import TargetMissed, WorkOrderChanged
 from servicekit.blobs import PATH, Tickets
-from servicekit.events import M, Received
 from servicekit.households import is_resident
 from servicekit.identifiers import new_id
 from servicekit.staff import roles_of
 from services.workorders.service import SERVICE
-from tests.support import Platform, Servers, TestClock, eventually, platform, principal
+from tests.community import OwnCommunity, Town
+from tests.support import Servers, TestClock, eventually, platform, principal
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["WorkOrdersService"]
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -45,16 +45,10 @@ _numbers = itertools.count(1)
 
 
 @dataclass(slots=True)
-class Town:
+class WorkTown(Town):
     """A running workorders service, and the folder in which photos are."""
 
-    running: Platform
-    clock: TestClock
     blobs: Path
-
-    def community(self) -> "Community":
-        """A community of a test's own, with its manager."""
-        return Community(self, new_id())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +109,13 @@ class Person:
 
 
 @dataclass(slots=True)
-class Community:
+class Community(OwnCommunity):
     """A community, and the manager, who may do everything but work."""
 
-    town: Town
-    community_id: UUID
-    account_id: UUID = field(default_factory=new_id)
+    town: WorkTown
     team_id: str = ""
 
-    @property
-    def clock(self) -> TestClock:
-        return self.town.clock
+    contract = CONTRACT
 
     @property
     def manager(self) -> Person:
@@ -136,19 +126,7 @@ class Community:
     ) -> Any:
         """Calls a method as the manager, or as whoever is named."""
         who = principal(*permissions, community_id=self.community_id, account_id=account_id or self.account_id, modules=["workorders"])
-        return await self.town.running.caller(who).call(f"{CONTRACT.full_name}/{method}", request, **metadata)
-
-    async def publish(self, event: Message, **envelope: Any) -> str:
-        """Publishes another service's event."""
-        return await self.town.running.publish(event, self.community_id, **{"occurred_at": self.clock.now, **envelope})
-
-    async def event(self, kind: type[M], **fields: Any) -> Received[M]:
-        """The first event of this community with these fields; waits for it."""
-
-        def fits(event: Received[M]) -> bool:
-            return event.community_id == self.community_id and all(getattr(event.message, name) == value for name, value in fields.items())
-
-        return await self.town.running.event(kind, fits)
+        return await self.send(who, method, request, **metadata)
 
     async def changed(self, order: pb.Order, state: str) -> WorkOrderChanged:
         """What other services hear of an order in a state; waits for it."""
@@ -263,7 +241,7 @@ async def passes(community: Community, order: pb.Order, *, until: datetime, warn
 
 
 @asynccontextmanager
-async def town(servers: Servers, blobs: Path, database_url: str = "", clock: TestClock | None = None) -> AsyncIterator[Town]:
+async def town(servers: Servers, blobs: Path, database_url: str = "", clock: TestClock | None = None) -> AsyncIterator[WorkTown]:
     """Workorders, running, on a Monday at ten; on a database that is there already, when it is named."""
     clock = clock or TestClock(MONDAY_10)
     values = {
@@ -272,4 +250,4 @@ async def town(servers: Servers, blobs: Path, database_url: str = "", clock: Tes
         "LINLI_BLOB_TICKET_KEY": KEY,
     } | ({"LINLI_WORKORDERS_DATABASE_URL": database_url} if database_url else {})
     async with platform(servers, SERVICE, clock=clock, settings=values, keep_streams=bool(database_url)) as running:
-        yield Town(running, clock, blobs)
+        yield WorkTown(running, clock, blobs)

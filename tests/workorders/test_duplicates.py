@@ -12,7 +12,7 @@ from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.errors import Conflict, NotFound
 from services.workorders import order_store
 from tests.support import eventually
-from tests.workorders.arrange import Community, Person, Town
+from tests.workorders.arrange import Community, Person, WorkTown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +46,7 @@ async def two_reports(community: Community) -> tuple[Person, pb.Order, Person, p
     return first, original, second, await second.report(leak, title="漏水", description="走廊天花板在漏水")
 
 
-async def test_reports_of_one_thing_are_suggested_the_likeliest_first(workorders: Town, community: Community) -> None:
+async def test_reports_of_one_thing_are_suggested_the_likeliest_first(workorders: WorkTown, community: Community) -> None:
     first, original, second, duplicate = await two_reports(community)
     community.clock.advance(hours=30)
     later = await second.report(await community.category(), title="走廊漏水", description="天花板漏水")
@@ -59,7 +59,7 @@ async def test_reports_of_one_thing_are_suggested_the_likeliest_first(workorders
     assert await similar(community, original, page_size=1) == found
     assert set(found) <= {duplicate.order_id, later.order_id}
     with pytest.raises(NotFound, match=r"workorders.order_unknown"):
-        await similar(workorders.community(), original)
+        await similar(Community(workorders), original)
 
 
 async def test_a_linked_order_ends_with_its_original_and_its_reporter_hears_each_step(community: Community) -> None:
@@ -158,7 +158,7 @@ async def test_who_opens_a_duplicate_again_holds_the_original_first_as_everybody
     assert (await asked).state == pb.ORDER_STATE_REOPENED
 
 
-async def test_what_cannot_be_linked_is_not(workorders: Town, community: Community) -> None:
+async def test_what_cannot_be_linked_is_not(workorders: WorkTown, community: Community) -> None:
     plumber = await community.technician()
     first, original, _, duplicate = await two_reports(community)
     third = await first.report(original.category_id)
@@ -178,4 +178,4 @@ async def test_what_cannot_be_linked_is_not(workorders: Town, community: Communi
     with pytest.raises(Conflict, match=r"workorders.original_unfit"):
         await link(community, fourth, original)
     with pytest.raises(NotFound, match=r"workorders.order_unknown"):
-        await link(workorders.community(), fourth, third)
+        await link(Community(workorders), fourth, third)

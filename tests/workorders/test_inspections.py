@@ -12,7 +12,7 @@ from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_datetime
 from tests.support import eventually
-from tests.workorders.arrange import Community, Town
+from tests.workorders.arrange import Community, WorkTown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -118,7 +118,7 @@ async def test_while_its_category_is_out_of_use_an_inspection_makes_no_order_and
         await inspection(community, category_id=made.category_id)
 
 
-async def test_an_inspection_that_cannot_be_is_refused(workorders: Town, community: Community) -> None:
+async def test_an_inspection_that_cannot_be_is_refused(workorders: WorkTown, community: Community) -> None:
     category_id = await community.category(kind=pb.ORDER_KIND_INSPECTION)
     for recurrence in ("FREQ=HOURLY", "every day", "FREQ=DAILY;UNTIL=20260101", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"):
         with pytest.raises(Invalid, match=r"workorders.recurrence") as refused:
@@ -127,7 +127,7 @@ async def test_an_inspection_that_cannot_be_is_refused(workorders: Town, communi
     for starts_at in ("2026-02-30T11:00", "0001-01-01T00:00", "2026-01-01T24:00"):
         with pytest.raises(Invalid, match=r"workorders.starts_at"):
             await inspection(community, category_id=category_id, starts_at=starts_at)
-    neighbour = workorders.community()
+    neighbour = Community(workorders)
     with pytest.raises(NotFound, match=r"workorders.category_unknown"):
         await inspection(neighbour, category_id=category_id)
     made = await inspection(community, category_id=category_id)

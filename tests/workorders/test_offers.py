@@ -9,7 +9,7 @@ from linli.workorders.v1 import workorders_pb2 as pb
 from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
 from tests.support import eventually
-from tests.workorders.arrange import TECHNICIAN, Community, Person, Town
+from tests.workorders.arrange import TECHNICIAN, Community, Person, WorkTown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Monday at ten in the morning is none of these hours.
@@ -254,7 +254,7 @@ async def test_technicians_are_entered_changed_and_listed_with_what_they_do_now(
     assert not await open_jobs(on)
 
 
-async def test_a_register_that_cannot_be_is_refused(workorders: Town, community: Community) -> None:
+async def test_a_register_that_cannot_be_is_refused(workorders: WorkTown, community: Community) -> None:
     team = await community.call("CreateTeam", pb.CreateTeamRequest(name="水电班", foreman_account_id=str(new_id())))
     with pytest.raises(Conflict, match=r"workorders.team_exists"):
         await community.call("CreateTeam", pb.CreateTeamRequest(name="水电班"))
@@ -264,7 +264,7 @@ async def test_a_register_that_cannot_be_is_refused(workorders: Town, community:
     )
     with pytest.raises(Invalid, match=r"workorders.shift_empty"):
         await community.call("SetTechnician", request)
-    neighbour = workorders.community()
+    neighbour = Community(workorders)
     with pytest.raises(NotFound, match=r"workorders.team_unknown"):
         await neighbour.call("SetTechnician", pb.SetTechnicianRequest(team_id=team.team_id, **values))
     assert not (await neighbour.call("ListTeams", pb.ListTeamsRequest())).teams

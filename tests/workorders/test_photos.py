@@ -9,7 +9,7 @@ from servicekit.blobs import PATH
 from servicekit.errors import Conflict, Denied, Exhausted, Invalid, NotFound, ServiceError
 from services.workorders import photos
 from services.workorders.photo_operations import BYTES_MAX
-from tests.workorders.arrange import JPEG, Community, Town
+from tests.workorders.arrange import JPEG, Community, WorkTown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,7 +88,7 @@ async def test_a_photo_is_added_by_those_whom_the_order_concerns(community: Comm
     assert full.value.code == "workorders.too_many_photos"
 
 
-async def test_what_nobody_shows_is_deleted_after_a_day(community: Community, workorders: Town) -> None:
+async def test_what_nobody_shows_is_deleted_after_a_day(community: Community, workorders: WorkTown) -> None:
     reporter = await community.resident()
     shown, left, never_sent = await community.photo(reporter), await community.photo(reporter), await community.photo(reporter, None)
     order = await reporter.report(photo_ids=[shown])

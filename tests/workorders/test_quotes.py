@@ -14,7 +14,7 @@ from servicekit.errors import Conflict, Denied, Invalid, NotFound
 from servicekit.identifiers import new_id
 from servicekit.times import to_datetime
 from tests.support import eventually
-from tests.workorders.arrange import Community, Person, Town
+from tests.workorders.arrange import Community, Person, WorkTown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -208,11 +208,11 @@ async def test_what_costs_nothing_is_agreed_to_and_not_charged(job: Job) -> None
     assert (done.state, done.charge_id) == (pb.ORDER_STATE_DONE, "")
 
 
-async def test_only_the_reporters_household_answers_a_quote_and_neighbours_do_not_see_it(job: Job, workorders: Town) -> None:
+async def test_only_the_reporters_household_answers_a_quote_and_neighbours_do_not_see_it(job: Job, workorders: WorkTown) -> None:
     family = await job.community.resident(others=[job.reporter])
     neighbour = await job.community.resident(building_id=job.reporter.building_id)
     quote = await job.quote()
-    for stranger in (neighbour, job.technician, job.community.manager, workorders.community().manager):
+    for stranger in (neighbour, job.technician, job.community.manager, Community(workorders).manager):
         with pytest.raises(NotFound, match=r"workorders.order_unknown"):
             await job.agree(quote, stranger)
     with pytest.raises(NotFound, match=r"workorders.order_unknown"):

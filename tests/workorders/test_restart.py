@@ -7,13 +7,13 @@ from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.times import to_timestamp
 from services.workorders.service import SERVICE
 from tests.support import Servers
-from tests.workorders.arrange import MONDAY_10, passes, promising, town
+from tests.workorders.arrange import MONDAY_10, Community, passes, promising, town
 
 
 async def test_a_timer_that_was_due_while_the_service_was_down_fires_once_and_late(servers: Servers, tmp_path: Path) -> None:
     async with servers.database(SERVICE) as url:
         async with town(servers, tmp_path, url) as before:
-            community = before.community()
+            community = Community(before)
             foreman = await community.staff("foreman")
             await community.terms(escalation_roles=["foreman", "property_manager"])
             reporter, plumber = await community.resident(), await community.technician()

@@ -127,7 +127,7 @@ async def test_nothing_crosses_the_wall_between_communities(community: Community
     assert set(requests) == {method.name for method in CONTRACT.methods}
     before = await everything(community)
     order_id = str(requests["GetOrder"]).split('"')[1]
-    elsewhere = community.town.community()
+    elsewhere = Community(community.town)
     resident = await elsewhere.resident()
     stranger = Person(elsewhere, resident.account_id, [*MANAGER, *TECHNICIAN])
     for method, request in sorted(requests.items(), key=lambda item: item[0].startswith(("Create", "Set"))):
