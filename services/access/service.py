@@ -107,7 +107,7 @@ SERVICE = Service(
     jobs=[
         every(minutes=1, run=alarm_operations.forget_observations),
         every(minutes=10, run=pass_operations.forget_visitors),
-        every(minutes=10, run=passage_operations.forget_old),
+        every(minutes=5, run=passage_operations.forget_old),
         every_outside(seconds=1, run=syncing.send_news),
     ],
     timers=[

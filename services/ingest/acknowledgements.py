@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from linli.device.v1.events_pb2 import GateAcknowledged
+from linli.device.v1.events_pb2 import DoorAcknowledged, GateAcknowledged
 from servicekit.identifiers import derived_id
 from servicekit.times import to_timestamp
 from services.ingest import loose
-from services.ingest.devices import KnownDevice
+from services.ingest.devices import Kind, KnownDevice
 
 _COMMAND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _OUTCOMES: Final = {
@@ -21,7 +21,9 @@ _OUTCOMES: Final = {
 }
 
 
-def read_acknowledgement(known: KnownDevice, said: Mapping[str, Any], received_at: datetime) -> tuple[UUID, GateAcknowledged]:
+def read_acknowledgement(
+    known: KnownDevice, said: Mapping[str, Any], received_at: datetime
+) -> tuple[UUID, GateAcknowledged | DoorAcknowledged]:
     """What a device did with a command, and the event's id. Raises Unusable.
 
     The first answer counts: a device that gets its command again refuses the repetition, which changes nothing.
@@ -31,7 +33,8 @@ def read_acknowledgement(known: KnownDevice, said: Mapping[str, Any], received_a
         raise loose.Unusable("command_id")
     if not isinstance(outcome, str) or outcome not in _OUTCOMES:
         raise loose.Unusable("outcome")
-    acknowledged = GateAcknowledged(
+    event = DoorAcknowledged if known.kind == Kind.TERMINAL else GateAcknowledged
+    acknowledged = event(
         device_id=known.device_id,
         command_id=command_id,
         outcome=_OUTCOMES[outcome],

@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from linli.access.v1.events_pb2 import DoorOpenRequested, EntryRefused
-from linli.device.v1.events_pb2 import DeviceChanged, GateAcknowledged
+from linli.device.v1.events_pb2 import DeviceChanged, DoorAcknowledged, GateAcknowledged
 from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured, VehicleHeld
 from servicekit import telemetry
 from servicekit.commands import OpenCommand
@@ -90,6 +90,11 @@ async def tell_terminal_on_entry_refused(call: Call, event: Received[EntryRefuse
 
 async def stop_sending_on_gate_acknowledged(call: Call, event: Received[GateAcknowledged]) -> None:
     """A command that was answered is not sent again."""
+    call.resource(Openings).answered(event.message.device_id, event.message.command_id)
+
+
+async def stop_sending_on_door_acknowledged(call: Call, event: Received[DoorAcknowledged]) -> None:
+    """The same for a door."""
     call.resource(Openings).answered(event.message.device_id, event.message.command_id)
 
 

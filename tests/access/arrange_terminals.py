@@ -160,6 +160,14 @@ class Device:
 
         await eventually(is_held, f"{missing} missing")
 
+    async def until_missing(self, missing: int) -> None:
+        """Waits until so many records are missing of those that are known."""
+
+        async def is_missing() -> bool:
+            return (await self.journal()).journal_missing == missing
+
+        await eventually(is_missing, f"{missing} missing")
+
 
 def uploaded(device_id: str, part: dict[str, Any], received_at: datetime) -> device.JournalUploaded:
     """A part of a journal as ingest tells it."""

@@ -1,8 +1,10 @@
 """Presentations that we decide on while a terminal is connected: who is let in, who is not and why, and what is found on the way."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +17,8 @@ from servicekit.errors import Conflict
 from servicekit.events import Received
 from servicekit.identifiers import new_id
 from tests.access.arrange import ALL_KINDS, CARD, CODE, FACE, PHONE, PIN, Community, Home
-from tests.access.arrange_terminals import PUBLIC_KEY, alarm, alarms, answer, asks, digest, passages, presents
+from tests.access.arrange_terminals import PUBLIC_KEY, alarm, alarms, answer, asks, digest, passages, presents, uploaded
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -212,10 +215,36 @@ async def test_who_comes_in_twice_without_leaving_is_refused_where_a_door_says_s
     assert await asks(community, gate.entrance, CARD, card) == ""
 
 
+async def test_who_was_to_be_let_in_by_a_door_that_did_not_open_is_not_kept_out(community: Community) -> None:
+    gate, home = await community.door(has_exit=True, anti_passback=pb.ANTI_PASSBACK_REFUSE), await community.home()
+    card = await card_of(community, home)
+    assert await asks(community, gate.entrance, CARD, card) == ""
+    community.clock.advance(seconds=11)
+    assert await asks(community, gate.entrance, CARD, card) == ""
+    await opened(community, gate.entrance, card)
+    community.clock.advance(seconds=11)
+    assert await asks(community, gate.entrance, CARD, card) == "already_inside"
+
+
+async def opened(community: Community, device_id: str, card: str) -> None:
+    """A terminal tells that it opened the last time that it was told to."""
+    newest = (await passages(community))[0]
+    sql = "SELECT presentation_id FROM passages WHERE passage_id = $1"
+    record = {"kind": "opened", "at": community.clock.now.isoformat(), "by": "card", "card": card[:16].upper()}
+    record["presentation"] = await community.value(sql, UUID(newest.passage_id))
+    await community.publish(uploaded(device_id, {"first": 1, "records": [json.dumps(record)]}, community.clock.now))
+
+    async def is_booked() -> bool:
+        return any(each.outcome == pb.PASSAGE_OUTCOME_OPENED for each in await passages(community))
+
+    await eventually(is_booked, "the door has opened")
+
+
 async def test_and_is_let_in_with_an_alarm_where_it_only_reports(community: Community) -> None:
     gate, home = await community.door(has_exit=True, anti_passback=pb.ANTI_PASSBACK_REPORT), await community.home()
     card = await card_of(community, home)
     assert await asks(community, gate.entrance, CARD, card) == ""
+    await opened(community, gate.entrance, card)
     community.clock.advance(minutes=1)
     assert await asks(community, gate.entrance, CARD, card) == ""
     assert (await alarm(community, "passback")).place == gate.name

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
 
@@ -140,6 +140,23 @@ def _gate(device: Device) -> Gate:
 
 
 @at_once
+async def test_what_never_comes_hides_no_later_gap(community: Community, tmp_path: Path) -> None:
+    device = await offline(community, tmp_path, times=12)
+    await device.upload((3, 4))
+    await device.until_missing(2)
+    community.clock.advance(minutes=11)
+    assert (await alarm(community, "journal_gap")).observations == 1
+    await device.upload((8, 9))
+    await device.until_missing(5)
+    community.clock.advance(minutes=11)
+
+    async def is_told() -> bool:
+        return (await alarm(community, "journal_gap")).observations == 2
+
+    await eventually(is_told, "the second gap is told")
+
+
+@at_once
 async def test_a_gap_that_is_filled_in_time_is_no_alarm(community: Community, tmp_path: Path) -> None:
     device = await offline(community, tmp_path, times=5)
     await device.upload((3, 6))
@@ -254,6 +271,34 @@ async def test_a_terminal_whose_clock_is_wrong_is_put_right_by_its_report(commun
     happened_at = community.clock.now - timedelta(hours=2)
     refused = [each for each in await passages(community) if each.offline]
     assert [each.occurred_at.ToDatetime(happened_at.tzinfo) for each in refused] == [happened_at]
+
+
+@at_once
+async def test_when_a_clock_was_never_set_what_it_dates_is_of_when_it_came_and_not_forgotten(community: Community, tmp_path: Path) -> None:
+    device = await offline(community, tmp_path)
+    device.terminal.clock = lambda: datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=8)))
+    device.terminal.journal.append("granted", device.terminal.clock(), presentation="p", by="card", offline=True)
+    device.terminal.clock = community.clock
+    await device.report()
+    await device.upload()
+    await device.until_held()
+    [passage] = await passages(community)
+    assert passage.occurred_at.ToDatetime(UTC) == community.clock.now
+
+
+@at_once
+async def test_what_we_decided_is_of_when_we_did_whatever_the_terminals_clock_says(community: Community, tmp_path: Path) -> None:
+    device = await offline(community, tmp_path)
+    shown = device.shows(_CARD, "04CAFE")
+    value = digest(community, CARD, "04CAFE")
+    assert await answer(community, await presents(community, device.device_id, CARD, value, presentation_id=shown.presentation_id)) == ""
+    decided_at = community.clock.now
+    device.terminal.clock = lambda: decided_at - timedelta(hours=5)
+    device.terminal.decide_alone(shown)
+    await device.upload()
+    await device.until_held()
+    [passage] = await passages(community)
+    assert passage.occurred_at.ToDatetime(UTC) == decided_at
 
 
 @at_once

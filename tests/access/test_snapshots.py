@@ -24,7 +24,7 @@ from services.access.entries import Entry, Times
 from services.access.snapshots import Change, Knowledge, Settings, Taken, entry_of, entry_text, is_narrower, parts_of
 from services.access.windows import Window
 from tests.access.arrange import CARD, CODE, FACE, KEY, Community
-from tests.access.arrange_terminals import PUBLIC_KEY, Device, terminal_at
+from tests.access.arrange_terminals import PUBLIC_KEY, Device, asks, digest, terminal_at
 from tests.support import eventually
 
 SIGNER = Signer(KEY)
@@ -302,6 +302,52 @@ async def test_a_door_that_takes_no_cards_any_more_says_so_to_its_terminals(comm
         await device.sync()
         assert device.terminal.decide_alone(device.shows(CredentialKind.CARD, "04AABB05")).reason == Reason.KIND_NOT_TAKEN
         assert not any(each.cards for each in device.terminal.knowledge.entries.values())
+
+
+@at_once
+async def test_who_was_let_in_where_a_terminal_was_is_not_let_in_where_it_is_now(community: Community, tmp_path: Path) -> None:
+    home, gate = await community.home(), await community.door()
+    office = await community.door(await community.zone(pb.ZONE_KIND_STAFF))
+    await community.card(home.people[0], "04AABB06")
+    card = digest(community, CARD, "04AABB06")
+    assert await asks(community, gate.entrance, CARD, card) == ""
+    await community.call("RemoveTerminal", pb.RemoveTerminalRequest(device_id=gate.entrance))
+    await community.terminal(office.door_id, gate.entrance, pb.DIRECTION_IN)
+    assert await asks(community, gate.entrance, CARD, card) == "unknown"
+    async with terminal_at(community, gate, tmp_path) as device:
+        await device.sync()
+        assert not device.terminal.knowledge.entries
+
+
+@at_once
+async def test_a_door_that_is_taken_out_of_use_lets_nobody_in_from_then_on(community: Community) -> None:
+    home, gate = await community.home(), await community.door(has_exit=True)
+    await community.card(home.people[0], "04AABB07")
+    await community.call("UpdateDoor", pb.UpdateDoorRequest(door_id=gate.door_id, in_use=False))
+    assert not await community.knows(gate.entrance, home.people[0])
+    assert await community.knows(gate.exit, home.people[0])
+
+
+@at_once
+async def test_a_report_that_a_later_one_has_overtaken_says_nothing(community: Community, tmp_path: Path) -> None:
+    home, gate = await community.home(), await community.door()
+    async with terminal_at(community, gate, tmp_path) as device:
+        await device.sync()
+        first = device.terminal.knowledge.version
+        community.clock.advance(seconds=5)
+        await community.card(home.people[0], "04AABB08")
+        await device.sync()
+        wanted = await community.wanted_version(gate.entrance)
+        await community.reports(gate.entrance, first, after=timedelta(seconds=-5))
+        community.clock.advance(seconds=5)
+        await community.reports(gate.entrance, wanted)
+
+        async def is_heard() -> bool:
+            sql = "SELECT last_reported_at = $2 FROM terminals WHERE device_id = $1"
+            return bool(await community.value(sql, gate.entrance, community.clock.now))
+
+        await eventually(is_heard, "the last report")
+        assert await community.wanted_version(gate.entrance) == wanted
 
 
 @at_once

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from linli.access.v1.events_pb2 import DoorOpenRequested, EntryRefused
 from linli.device.v1.commands_pb2 import SignedCommand
-from linli.device.v1.events_pb2 import CredentialPresented, GateAcknowledged, JournalUploaded, TerminalReported
+from linli.device.v1.events_pb2 import CredentialPresented, DoorAcknowledged, GateAcknowledged, JournalUploaded, TerminalReported
 from linli.parking.v1.events_pb2 import GateOpenRequested
 from servicekit.events import envelope
 from servicekit.identifiers import new_id
@@ -201,7 +201,7 @@ async def test_a_door_opens_with_the_answer_to_its_question_and_once_it_says_so_
     DOOR_KEY.public_key().verify(base64.b64decode(told["signature"]), base64.b64decode(told["command"]))
     assert (await terminal.hears())[1] == told  # Until it answers.
     await terminal.says("acknowledgements", {"command_id": command_id(requested.command), "outcome": "opened"})
-    answer = await town.running.event(GateAcknowledged, lambda event: event.aggregate == terminal.device_id)
+    answer = await town.running.event(DoorAcknowledged, lambda event: event.aggregate == terminal.device_id)
     assert (answer.message.command_id, answer.message.outcome) == (command_id(requested.command), GateAcknowledged.OUTCOME_OPENED)
     await terminal.hears_nothing(1.5)
 

@@ -274,6 +274,37 @@ class GateAcknowledged(_message.Message):
 Global___GateAcknowledged: _TypeAlias = GateAcknowledged  # noqa: Y015
 
 @_typing.final
+class DoorAcknowledged(_message.Message):
+    """A door terminal answered an open command, which is not sent again then. What happened at the door is in its journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    command_id: _builtins.str
+    outcome: Global___GateAcknowledged.Outcome.ValueType
+    @_builtins.property
+    def occurred_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        command_id: _builtins.str = ...,
+        outcome: Global___GateAcknowledged.Outcome.ValueType = ...,
+        occurred_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "occurred_at", b"occurred_at", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DoorAcknowledged: _TypeAlias = DoorAcknowledged  # noqa: Y015
+
+@_typing.final
 class OpenedOffline(_message.Message):
     """A barrier that is wired to its camera was opened by the lane's offline rule, because no decision came within the lane's limit. A person
     reviews the passage. Published once for each record, even when the read itself could not be.
