@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -139,6 +139,8 @@ class Terminal:
         self.journal = Journal(folder / "journal.jsonl")
         self.is_released = False
         self._counter = 0
+        # The newest time that it has written down since its clock was set.
+        self._latest = datetime.min.replace(tzinfo=UTC)
         self._used: dict[str, datetime] = {}
         self._entries: dict[UUID, int] = {}
         self._misses: deque[datetime] = deque()
@@ -148,6 +150,7 @@ class Terminal:
     def _remember(self, record: dict[str, Any]) -> None:
         """What a record means for what is decided after it."""
         at = datetime.fromisoformat(record["at"])
+        self._latest = at if record["kind"] == "clock_set" else max(at, self._latest)
         match record["kind"]:
             case "granted" | "opened":
                 # Whoever decided: what opened this door once does not open it again when nobody can be asked.
@@ -196,7 +199,8 @@ class Terminal:
 
     def show(self, kind: CredentialKind, value: str) -> Shown:
         """Somebody shows something."""
-        return Shown(kind, value, str(new_id()), self.clock())
+        # A power cut may have put its clock back: what has ended does not begin again.
+        return Shown(kind, value, str(new_id()), max(self.clock(), self._latest))
 
     def question(self, shown: Shown) -> dict[str, Any] | None:
         """What it asks; None while it does not know how to ask without telling a number."""
@@ -292,8 +296,12 @@ class Terminal:
         """A sensor of the door finds something: "forced", "held", "closed", "tailgating" or "tamper"."""
         self._note(kind)
 
+    def set_clock(self) -> None:
+        """The clock was set, and is right, also when it went back."""
+        self._note("clock_set")
+
     def release(self) -> None:
-        """The fire system releases the door: it is open for everybody until the alarm is over, whatever anybody says and however it shuts."""
+        """The fire system releases the door: it is open to everybody until the alarm is over, also when it has fallen shut meanwhile."""
         self._note("fire_release")
         self._on_open("fire_release")
 

@@ -5,6 +5,7 @@ a second run is found at the same addresses. Whether a server answers at its por
 """
 
 import json
+import os
 import random
 import socket
 from pathlib import Path
@@ -13,6 +14,7 @@ HOST = "127.0.0.1"
 # Below the range from which Linux (32768) and macOS (49152) take the ports of outgoing connections, so that what was
 # free when it was chosen stays free until the server listens, and in the next run.
 CHOICE = range(20_000, 32_768)
+_OWN = 100
 
 
 def is_free(port: int) -> bool:
@@ -44,7 +46,7 @@ def choose_port(folder: Path, name: str, asked: int | None) -> int:
     last = remembered.get(name)
     wishes = [last["used"]] if last and last["asked"] == (asked or 0) else []
     wishes += [asked] if asked else []
-    wishes += random.sample(CHOICE, 100)
+    wishes += [*random.sample(_own_choice(), _OWN), *random.sample(CHOICE, _OWN)]
     used = next((port for port in wishes if port not in others and is_free(port)), None)
     if used is None:
         raise OSError(f"no free port between {CHOICE.start} and {CHOICE.stop}")
@@ -53,6 +55,13 @@ def choose_port(folder: Path, name: str, asked: int | None) -> int:
     written.write_text(json.dumps(remembered))
     written.replace(memory)
     return used
+
+
+def _own_choice() -> range:
+    """A part of the choice that processes which are started one after the other do not share: what one has chosen may take seconds to
+    listen, and nobody else sees it until then."""
+    start = CHOICE.start + os.getpid() % (len(CHOICE) // _OWN) * _OWN
+    return range(start, start + _OWN)
 
 
 def _read(memory: Path) -> dict[str, dict[str, int]]:

@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -157,6 +159,22 @@ def test_it_tries_no_pins_for_somebody_who_guesses(tmp_path: Path, clock: TestCl
     assert install(tmp_path, clock).decide_alone(terminal.show(CredentialKind.PIN, "1234482913")).reason == Reason.TOO_MANY_ATTEMPTS
     clock.advance(minutes=5)
     assert terminal.decide_alone(terminal.show(CredentialKind.PIN, "1234482913")).reason == Reason.UNKNOWN
+
+
+def test_a_clock_that_a_power_cut_put_back_lets_nobody_in_again_whose_time_is_over(tmp_path: Path, clock: TestClock) -> None:
+    until = MONDAY_9 + timedelta(hours=1)
+    visitor = replace(resident("04CAFE"), times=(Times(valid_until=until),))
+    terminal = install(tmp_path, clock, visitor)
+    clock.now = until
+    assert terminal.decide_alone(terminal.show(_CARD, "04CAFE")).reason == Reason.EXPIRED
+    clock.now = datetime(1970, 1, 1, tzinfo=UTC)
+    again = install(tmp_path, clock)
+    for _ in range(2):
+        assert again.decide_alone(again.show(_CARD, "04CAFE")).reason == Reason.EXPIRED
+    # It was the clock that was ahead.
+    clock.now = MONDAY_9
+    again.set_clock()
+    assert install(tmp_path, clock).decide_alone(again.show(_CARD, "04CAFE")).opens
 
 
 def test_without_a_snapshot_it_opens_for_nobody_and_asks_nothing_that_tells_a_number(tmp_path: Path, clock: TestClock) -> None:

@@ -35,6 +35,7 @@ async def live_a_day(town: Town, door: Terminal, clock: TestClock, lost_card: st
     known = [*((CredentialKind.CARD, card) for card in cards), (CredentialKind.PIN, typed)]
     strangers = [(CredentialKind.CARD, lost_card), (CredentialKind.CARD, "0BADC0DE"), (CredentialKind.FACE, plan.residents[0].account_id)]
     clock.now = datetime.now(UTC) - timedelta(days=1)
+    door.set_clock()
     for _ in range(SHOWN):
         clock.advance(seconds=86_400 / (SHOWN + 1))
         is_known = chance.random() < 0.7
