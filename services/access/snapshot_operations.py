@@ -62,8 +62,8 @@ def _is_narrower(before: str | None, after: Entry | None) -> bool:
 async def refresh_all(tx: Transaction, device_ids: Collection[str] = (), *, cleared: Collection[str] = ()) -> None:
     """Works out anew what terminals are to know of everybody, a part of them at a time, from when the transaction has committed.
 
-    `device_ids` are terminals whose door changed, or that were placed or taken away: they hear of that at once. Of these let nobody in by
-    what was so before who are `cleared`, the transaction having the turn.
+    `device_ids` are terminals whose door changed, or that were placed or taken away: they hear of that at once. Those of them that
+    are `cleared` know nobody until they are worked out anew; for that the transaction has the community's turn.
     """
     if device_ids:
         versions = await snapshot_store.raise_versions(tx, device_ids)
