@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,8 @@ from servicekit.timers import Due
 from servicekit.times import to_timestamp
 from services.access import snapshot_operations
 from services.access.service import SERVICE
-from tests.support import Platform, Servers, TestClock, eventually, platform, principal
+from tests.community import OwnCommunity, Town
+from tests.support import Servers, TestClock, eventually, platform, principal
 
 CONTRACT = pb.DESCRIPTOR.services_by_name["AccessService"]
 # All that the contract names.
@@ -60,18 +61,6 @@ def settings(blobs: str) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class Town:
-    """A running access service."""
-
-    running: Platform
-    clock: TestClock
-
-    def community(self) -> "Community":
-        """A community of a test's own, with its staff."""
-        return Community(self, new_id())
-
-
-@dataclass(slots=True)
 class Home:
     """A household. `people` are its accounts."""
 
@@ -98,40 +87,25 @@ class Gate:
 
 
 @dataclass(slots=True)
-class Community:
+class Community(OwnCommunity):
     """A community, and somebody who may do everything with its doors."""
 
-    town: Town
-    community_id: UUID
-    manager_id: UUID = field(default_factory=new_id)
-
-    @property
-    def clock(self) -> TestClock:
-        return self.town.clock
-
-    @property
-    def running(self) -> Platform:
-        return self.town.running
+    contract = CONTRACT
 
     async def call(self, method: str, request: Message, *permissions: str, **who: Any) -> Any:
         """Calls a method as somebody who may do everything; with `permissions`, as somebody with only those."""
-        who.setdefault("account_id", self.manager_id)
-        caller = self.running.caller(principal(*(permissions or PERMISSIONS), community_id=self.community_id, **who))
-        return await caller.call(f"{CONTRACT.full_name}/{method}", request)
+        who.setdefault("account_id", self.account_id)
+        return await self.send(principal(*(permissions or PERMISSIONS), community_id=self.community_id, **who), method, request)
 
     async def call_as(self, account_id: UUID, method: str, request: Message, home: Home | None = None, **metadata: str) -> Any:
         """Calls a method as somebody who is signed in, and a member of a household."""
         household = {home.household_id: ["access.visitors.read", "access.visitors.write"]} if home else {}
         who = principal(community_id=self.community_id, account_id=account_id, household=household)
-        return await self.running.caller(who).call(f"{CONTRACT.full_name}/{method}", request, **metadata)
+        return await self.send(who, method, request, **metadata)
 
     async def call_without_token(self, method: str, request: Message) -> Any:
         """Calls a method as somebody whom nobody knows."""
-        return await self.running.caller().call(f"{CONTRACT.full_name}/{method}", request)
-
-    async def publish(self, event: Message, **envelope: Any) -> str:
-        """Publishes another service's event."""
-        return await self.running.publish(event, self.community_id, **envelope)
+        return await self.send(None, method, request)
 
     async def deliver(self, event: Message, **envelope: Any) -> None:
         """Publishes another service's event, and waits until each who hears it once has."""

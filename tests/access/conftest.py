@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.access.arrange import MONDAY_9, Community, Town, town
+from tests.access.arrange import MONDAY_9, Community, town
+from tests.community import Town
 from tests.support import Servers
 
 
@@ -19,4 +20,4 @@ async def access(servers: Servers) -> AsyncIterator[Town]:
 async def community(access: Town) -> Community:
     """A community of this test's own, on Monday at nine."""
     access.clock.now = MONDAY_9
-    return access.community()
+    return Community(access)

@@ -160,7 +160,7 @@ async def test_an_alarm_is_closed_with_a_cause_once(community: Community) -> Non
         await close(community, found.alarm_id, "")
     closed = await close(community, found.alarm_id, note="住户忘带卡\n已放行")
     assert (closed.state, closed.cause, closed.false_alarm) == (pb.ALARM_STATE_CLOSED, "resident_locked_out", False)
-    assert closed.closed_by_account_id == str(community.manager_id)
+    assert closed.closed_by_account_id == str(community.account_id)
     event = await community.running.event(AlarmClosed, lambda each: each.message.alarm_id == found.alarm_id)
     assert not event.message.false_alarm
     with pytest.raises(Conflict, match=r"access\.alarm_state"):

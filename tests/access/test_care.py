@@ -158,7 +158,7 @@ async def test_only_the_person_and_their_guardians_see_the_plan(community: Commu
     home, mother, daughter, _, plan = await cared_for(community)
     home.people.append(new_id())
     await community.tell(home)
-    for other in (home.people[2], community.manager_id):
+    for other in (home.people[2], community.account_id):
         assert not await plans(community, other)
         for method, request in (
             ("StopCare", pb.StopCareRequest(care_plan_id=plan.care_plan_id)),

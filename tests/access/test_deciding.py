@@ -82,7 +82,7 @@ async def test_each_kind_of_credential_opens_and_is_booked(community: Community)
 async def test_what_nobody_has_opens_nothing_and_a_card_of_another_community_is_as_unknown(community: Community) -> None:
     gate, home = await community.door(), await community.home()
     await community.call_as(home.people[0], "SetMyPin", pb.SetMyPinRequest(pin="482913"))
-    stranger = community.town.community()
+    stranger = Community(community.town)
     away = await stranger.home()
     await stranger.door()
     number = "04A1B2C3D4"
@@ -174,7 +174,7 @@ async def test_the_same_presentation_sent_again_changes_nothing(community: Commu
 async def test_devices_of_others_and_terminals_that_were_taken_away_are_not_answered(community: Community) -> None:
     gate, gone, home = await community.door(), await community.door(), await community.home()
     card = await card_of(community, home)
-    elsewhere = await community.town.community().door()
+    elsewhere = await Community(community.town).door()
     await community.call("RemoveTerminal", pb.RemoveTerminalRequest(device_id=gone.entrance))
     asked = [await presents(community, device_id, CARD, card) for device_id in (elsewhere.entrance, gone.entrance, "no-such-terminal")]
     assert await asks(community, gate.entrance, CARD, card) == ""
@@ -299,7 +299,7 @@ async def test_a_door_that_staff_open_from_afar_is_booked_with_who_and_where(com
     event = await community.running.event(DoorOpenRequested, lambda each: each.message.device_id == gate.entrance)
     assert DeviceCommand.FromString(event.message.command.command).command_id == opening.command_id
     [passage] = await passages(community, door_id=gate.door_id)
-    assert (passage.opened_by_account_id, passage.account_id) == (str(community.manager_id), "")
+    assert (passage.opened_by_account_id, passage.account_id) == (str(community.account_id), "")
 
 
 async def test_passages_can_be_asked_for_by_outcome_and_page_by_page(community: Community) -> None:

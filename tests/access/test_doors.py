@@ -301,8 +301,8 @@ async def test_a_guard_opens_a_door_with_a_reason_and_the_passage_says_so(commun
     assert (await opened(community, out.command_id)).device_id == gate.exit
     passages = (await community.call("ListPassages", pb.ListPassagesRequest(door_id=gate.door_id))).passages
     assert {(each.device_id, each.opened_by_account_id) for each in passages} == {
-        (gate.entrance, str(community.manager_id)),
-        (gate.exit, str(community.manager_id)),
+        (gate.entrance, str(community.account_id)),
+        (gate.exit, str(community.account_id)),
     }
     other: Gate = await community.door()
     wrong = pb.OpenDoorRequest(door_id=gate.door_id, reason="送货进门", device_id=other.entrance)

@@ -249,7 +249,7 @@ async def test_what_a_terminal_obeyed_is_booked_as_opened_with_who_it_was(commun
         await device.upload()
         await device.until_held()
     [passage] = await passages(community)
-    assert (passage.outcome, passage.opened_by_account_id) == (pb.PASSAGE_OUTCOME_OPENED, str(community.manager_id))
+    assert (passage.outcome, passage.opened_by_account_id) == (pb.PASSAGE_OUTCOME_OPENED, str(community.account_id))
 
 
 @at_once
@@ -318,7 +318,7 @@ async def test_sensors_of_a_terminal_raise_alarms_and_fire_is_booked(community: 
 
 @at_once
 async def test_journals_of_strangers_and_records_that_say_nothing_change_nothing(community: Community, tmp_path: Path) -> None:
-    device, stranger = await offline(community, tmp_path, times=1), community.town.community()
+    device, stranger = await offline(community, tmp_path, times=1), Community(community.town)
     whole = device.terminal.journal.part(1, 9)
     await stranger.publish(uploaded(device.device_id, whole, community.clock.now))
     await stranger.publish(uploaded("no-such-terminal", whole, community.clock.now))

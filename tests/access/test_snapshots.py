@@ -352,7 +352,7 @@ async def test_a_report_that_a_later_one_has_overtaken_says_nothing(community: C
 
 @at_once
 async def test_a_strangers_report_is_nobodys(community: Community, tmp_path: Path) -> None:
-    gate, stranger = await community.door(), community.town.community()
+    gate, stranger = await community.door(), Community(community.town)
     await stranger.reports(gate.entrance, 1 << 62)
     await stranger.reports("no-such-terminal", 3)
     async with terminal_at(community, gate, tmp_path) as device:

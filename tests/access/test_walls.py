@@ -118,8 +118,8 @@ async def test_nothing_crosses_the_wall_between_communities(community: Community
     asked = await requests(community, home, gate)
     before = await everything(community)
     # Somebody who may do everything in their own community, and has the same account id there.
-    stranger = community.town.community()
-    stranger.manager_id = home.people[0]
+    stranger = Community(community.town)
+    stranger.account_id = home.people[0]
     household = {home.household_id: ["access.visitors.read", "access.visitors.write"]}
     for method, request in asked.items():
         if method in ANSWERED:
@@ -152,7 +152,7 @@ async def test_who_is_not_signed_in_or_lacks_the_permission_is_turned_away(commu
 
 
 async def test_a_link_opens_its_own_community_and_no_other(community: Community) -> None:
-    home, stranger = await community.home(), community.town.community()
+    home, stranger = await community.home(), Community(community.town)
     link = read_link((await community.invite(home)).link)
     assert link is not None
     elsewhere = str(Link(stranger.community_id, link.pass_id, link.secret))
@@ -165,7 +165,7 @@ async def test_a_link_opens_its_own_community_and_no_other(community: Community)
 
 async def test_who_names_a_device_of_another_community_gets_nothing_by_it_and_takes_nothing(community: Community) -> None:
     """Which devices another community has nobody learns; and a device that is named first by a stranger is still its owner's."""
-    stranger, device_id = community.town.community(), f"named-twice-{new_id()}"
+    stranger, device_id = Community(community.town), f"named-twice-{new_id()}"
     theirs, gate = await stranger.door(), await community.door()
     await stranger.terminal(theirs.door_id, device_id, pb.DIRECTION_OUT)
     await community.terminal(gate.door_id, device_id, pb.DIRECTION_OUT)
@@ -188,7 +188,7 @@ async def test_who_names_a_device_of_another_community_gets_nothing_by_it_and_ta
 
 
 async def test_what_a_device_of_another_community_tells_is_not_heard(community: Community) -> None:
-    gate, stranger = await community.door(), community.town.community()
+    gate, stranger = await community.door(), Community(community.town)
     version = await community.wanted_version(gate.entrance)
     now = to_timestamp(community.clock.now)
     report = device.TerminalReported(device_id=gate.entrance, snapshot_version=version, occurred_at=now, received_at=now)
@@ -206,7 +206,7 @@ async def test_what_a_device_of_another_community_tells_is_not_heard(community: 
 async def test_somebody_with_two_homes_is_let_in_where_each_is(community: Community) -> None:
     """The same account in two communities has doors and credentials in each that the other knows nothing of."""
     home, gate = await community.home(), await community.door()
-    other = community.town.community()
+    other = Community(community.town)
     there = Home(new_id(), new_id(), list(home.people))
     await other.tell(there)
     other_gate = await other.door()
