@@ -5,12 +5,14 @@ What people do with orders is in `report_operations.py` and `work_operations.py`
 """
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from linli.workorders.v1.events_pb2 import TargetMissed, WorkOrderChanged
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
+from servicekit.messaging import STREAM_AGE_S
 from servicekit.staff import list_staff
 from servicekit.states import advance
 from servicekit.times import to_timestamp
@@ -25,6 +27,11 @@ _LINKED_FOLLOW: Final = {
     State.REOPENED: frozenset({State.DONE, State.CONFIRMED}),
     State.CANCELLED: frozenset(State) - {State.DONE, State.CONFIRMED, State.CANCELLED},
 }
+# News that comes later than that does not come any more, but from the dead letters.
+_REMEMBERED: Final = timedelta(seconds=4 * STREAM_AGE_S)
+# How long somebody may still have to call about an order that is closed, and how many phones one run forgets.
+_PHONE_KEPT: Final = timedelta(days=90)
+_PHONES_AT_ONCE: Final = 10_000
 
 
 async def move(
@@ -192,3 +199,9 @@ def order_unknown() -> NotFound:
 def is_linked() -> Conflict:
     """The error for work on an order that goes on with another."""
     return Conflict("workorders.linked", "该工单已并入另一工单，请处理原工单", "The order goes on with another; work on that one")
+
+
+async def forget_old(tx: Transaction) -> None:
+    """Forgets what no late news can be about any more, and phones that nobody needs (PIPL art. 19 and 47)."""
+    await order_store.forget_origins(tx, tx.now - _REMEMBERED)
+    await order_store.forget_contacts(tx, tx.now - _PHONE_KEPT, _PHONES_AT_ONCE)

@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
@@ -17,15 +16,14 @@ from linli.workorders.v1.events_pb2 import TargetMissed, WorkOrderChanged
 from servicekit import communities, households, staff
 from servicekit.blobs import BlobSettings, open_blobs
 from servicekit.config import SettingsError
-from servicekit.database import Transaction
-from servicekit.messaging import STREAM_AGE_S, on
+from servicekit.messaging import on
 from servicekit.sealing import DATA_KEYS_PATTERN, data_keys
 from servicekit.service import Running, Service, contract, every, every_outside
 from servicekit.timers import timer
 from services.workorders import (
     dispatch_operations,
     inspection_operations,
-    order_store,
+    order_operations,
     photos,
     reactions,
     rpc,
@@ -54,21 +52,6 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
     yield [keys, open_blobs(settings)]
 
 
-# News that comes later than that does not come any more, but from the dead letters.
-_REMEMBERED: Final = timedelta(seconds=4 * STREAM_AGE_S)
-
-
-# How long somebody may still have to call about an order that is closed, and how many phones one run forgets.
-_PHONE_KEPT: Final = timedelta(days=90)
-_PHONES_AT_ONCE: Final = 10_000
-
-
-async def forget_old(tx: Transaction) -> None:
-    """Forgets what no late news can be about any more, and phones that nobody needs (PIPL art. 19 and 47)."""
-    await order_store.forget_origins(tx, tx.now - _REMEMBERED)
-    await order_store.forget_contacts(tx, tx.now - _PHONE_KEPT, _PHONES_AT_ONCE)
-
-
 SERVICE = Service(
     name="workorders",
     settings=Settings,
@@ -88,7 +71,7 @@ SERVICE = Service(
         staff.FOLLOWED,
     ],
     jobs=[
-        every(minutes=60, run=forget_old),
+        every(minutes=60, run=order_operations.forget_old),
         every(minutes=5, run=technician_store.forget_positions),
         every_outside(minutes=30, run=photos.delete_unattached),
     ],
