@@ -130,7 +130,12 @@ async def sorting(manager: Phone, plan: Demonstration) -> AsyncIterator[Sorting]
     await manager.call("POST", "/v1/points/rules", rules)
     started = Sorting(await make_residents(manager), await make_bins(manager, plan))
     tasks = [asyncio.create_task(each.run()) for each in started.bins]
+
+    async def are_in_force() -> bool:
+        return datetime.now(UTC) >= begin
+
     try:
+        await eventually(are_in_force, "the drill's rules are in force")
         yield started
     finally:
         for task in tasks:

@@ -311,5 +311,5 @@ async def test_a_journal_that_comes_while_ingest_is_away_is_heard_afterwards(ter
         )
         assert len(last.message.records) == 100
         heard = [event.message.first_sequence for event in town.running.events(JournalUploaded) if event.aggregate == terminal.device_id]
-        assert heard == [part["first"] for part in parts]
+        assert sorted(heard) == [part["first"] for part in parts]  # One may have to be passed on again.
         assert not [event for event in town.running.events(CredentialPresented) if event.message.presentation_id == "nobody waits"]
