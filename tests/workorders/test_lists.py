@@ -9,7 +9,7 @@ from linli.workorders.v1 import workorders_pb2 as pb
 from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.database import PLATFORM
 from servicekit.errors import Invalid, NotFound
-from services.workorders.service import forget_old
+from services.workorders.order_operations import forget_old
 from tests.workorders.arrange import MANAGER, Community, Person
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
