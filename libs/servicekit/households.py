@@ -38,6 +38,17 @@ SELECT DISTINCT ON (community_id, account_id) community_id, account_id, househol
 FROM known_residents WHERE account_id = ANY($1::uuid[]) ORDER BY community_id, account_id, household_id
 """
 _IS_RESIDENT = "SELECT EXISTS (SELECT FROM known_residents WHERE account_id = $1 AND community_id = $2)"
+_SELECT_ALL_HOMES = """
+SELECT account_id, household_id, building_id FROM known_residents JOIN known_households USING (household_id)
+WHERE account_id = ANY($1::uuid[]) AND known_residents.community_id = $2 ORDER BY account_id, household_id
+"""
+_IS_HOUSEHOLD = "SELECT EXISTS (SELECT FROM known_households WHERE household_id = $1)"
+_LIVE_TOGETHER = """
+SELECT EXISTS (
+    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id)
+    WHERE one.account_id = $1 AND other.account_id = $2
+)
+"""
 _SELECT_MEMBERSHIP = "SELECT EXISTS (SELECT FROM known_residents WHERE account_id = $1 AND household_id = $2)"
 _SELECT_MEMBERS = """
 SELECT DISTINCT account_id FROM known_residents JOIN known_households USING (household_id) WHERE building_id = $1 ORDER BY account_id
@@ -83,6 +94,24 @@ async def find_homes(tx: Transaction, account_ids: Iterable[UUID]) -> dict[UUID,
     """The home of each account in one community: its oldest household when it has several. Who lives nowhere here is absent."""
     rows = await tx.fetch(_SELECT_HOMES, list(account_ids))
     return {row["account_id"]: Home(row["household_id"], row["building_id"]) for row in rows}
+
+
+async def list_homes(tx: Transaction, account_ids: Iterable[UUID]) -> dict[UUID, list[Home]]:
+    """All homes of each account in the transaction's community. Who lives nowhere here is absent."""
+    homes: dict[UUID, list[Home]] = {}
+    for row in await tx.fetch(_SELECT_ALL_HOMES, list(account_ids), tx.community_id):
+        homes.setdefault(row["account_id"], []).append(Home(row["household_id"], row["building_id"]))
+    return homes
+
+
+async def is_household(tx: Transaction, household_id: UUID) -> bool:
+    """Whether there is such a household in the transaction's scope."""
+    return bool(await tx.fetchval(_IS_HOUSEHOLD, household_id))
+
+
+async def live_together(tx: Transaction, one: UUID, other: UUID) -> bool:
+    """Whether two accounts belong to one household."""
+    return bool(await tx.fetchval(_LIVE_TOGETHER, one, other))
 
 
 async def is_member(tx: Transaction, household_id: UUID, account_id: UUID) -> bool:

@@ -25,13 +25,18 @@ class Signer:
             self._key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(key, validate=True))
         except binascii.Error:
             raise ValueError("not base64") from None
-        self.public_key: Final = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._own_key = self._key.public_key()
+        self.public_key: Final = self._own_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
         # Derived from the public key, so that whoever knows several can tell which one it is.
         self.key_id: Final = hashlib.sha256(self.public_key).hexdigest()[:16]
 
     def sign(self, purpose: str, content: bytes) -> bytes:
         """The signature, 64 bytes, of `content` for `purpose`, such as "access.code"."""
         return self._key.sign(_signed(purpose, content))
+
+    def has_signed(self, purpose: str, content: bytes, signature: bytes) -> bool:
+        """Whether this key has signed `content` for `purpose`."""
+        return _verifies(self._own_key, _signed(purpose, content), signature)
 
 
 class PublicKeys:

@@ -1,6 +1,6 @@
 """Time between contracts and code: protobuf timestamps, UTC datetimes, calendar days, community time zones."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,6 +25,14 @@ def to_datetime(timestamp: Timestamp, field: str) -> datetime:
     return instant
 
 
+def to_datetime_or(timestamp: Timestamp, otherwise: datetime) -> datetime:
+    """The same, and `otherwise` for one that lies outside: for what devices and other services say, which is never refused for its time."""
+    try:
+        return to_datetime(timestamp, "")
+    except Invalid:
+        return otherwise
+
+
 def to_timestamp(instant: datetime | None) -> Timestamp | None:
     """A datetime as a timestamp; None stays None, which leaves a field unset."""
     if instant is None:
@@ -44,6 +52,12 @@ def to_day(typed: str, field: str) -> date:
         violation = FieldViolation(field, "date", "must be a calendar day between the years 2000 and 2199")
         raise Invalid("request.invalid", "日期无效", "There is no such day", fields=[violation])
     return day
+
+
+def span(first: date, last: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
+    """When these calendar days of a time zone begin and, the last one included, end: UTC, the end not part of it."""
+    begins, ends = (datetime.combine(day, time.min, zone).astimezone(UTC) for day in (first, last + timedelta(days=1)))
+    return begins, ends
 
 
 def zone(name: str) -> ZoneInfo:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from servicekit.identifiers import derived_id
 from servicekit.staff import list_staff
 from servicekit.states import advance
 from servicekit.timers import Due, cancel_timers, set_timers
-from servicekit.times import to_timestamp
+from servicekit.times import span, to_timestamp
 from services.access import alarm_rule_store, alarm_store, care_store, watch_store
 from services.access.alarm_rules import ALWAYS_ARMED, CHAIN, TERMINAL_SILENT, Rule, Rulebook, Verdict, texts_of
 from services.access.alarm_store import SourceFigures, Span
@@ -351,8 +351,7 @@ async def sum_up(tx: Transaction, first: date, last: date) -> list[SourceFigures
         field = FieldViolation("until_day", "access.alarm_days", "must not lie before the first day, nor more than 365 days after it")
         raise Invalid("access.alarm_days", "日期范围须为 1 至 366 天", "The days must be 1 to 366, in order", fields=[field])
     zone = await find_time_zone(tx)
-    since, until = (datetime.combine(day, time.min, zone).astimezone(UTC) for day in (first, last + timedelta(days=1)))
-    return await alarm_store.sum_up(tx, since, until, _FIGURES_MAX)
+    return await alarm_store.sum_up(tx, *span(first, last, zone), _FIGURES_MAX)
 
 
 async def forget_observations(tx: Transaction) -> None:

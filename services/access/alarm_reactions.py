@@ -15,10 +15,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from linli.device.v1.events_pb2 import DeviceOffline, DeviceOnline, ObjectObserved, ObservationMade
 from linli.workorders.v1.events_pb2 import WorkOrderChanged
 from servicekit.database import Transaction
-from servicekit.errors import Invalid
 from servicekit.events import Received
 from servicekit.identifiers import derived_id, parse_id
-from servicekit.times import to_datetime
+from servicekit.times import to_datetime_or
 from services.access import alarm_operations, alarm_store, care_operations, watch_store
 from services.access.alarm_operations import Order
 from services.access.alarm_rules import INTRUSION
@@ -104,15 +103,8 @@ async def judge_persons_on_object_observed(tx: Transaction, events: Sequence[Rec
 
 def _occurred_at(said: Timestamp, received: Timestamp, published_at: datetime) -> datetime:
     """A clock that is none, or goes ahead, is not believed."""
-    received_at = _time(received) or published_at
-    return min(_time(said) or received_at, received_at)
-
-
-def _time(timestamp: Timestamp) -> datetime | None:
-    try:
-        return to_datetime(timestamp, "occurred_at")
-    except Invalid:
-        return None
+    received_at = to_datetime_or(received, published_at)
+    return min(to_datetime_or(said, received_at), received_at)
 
 
 def _track(track_id: str) -> str:

@@ -11,9 +11,10 @@ from linli.notification.v1.events_pb2 import Notified
 from servicekit.communities import find_time_zone
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
+from servicekit.households import live_together
 from servicekit.identifiers import derived_id, new_id
 from servicekit.timers import Due, cancel_timers, set_timers
-from services.access import alarm_operations, alarm_store, care_store, consent_store, credential_store, watch_store
+from services.access import alarm_operations, alarm_store, care_store, consent_store, watch_store
 from services.access.alarm_rules import LEFT_SAFE_AREA, SENSOR_SILENT, STILL_PERSON
 from services.access.alarms import BACK_AGAIN, Alarm, Observation
 from services.access.areas import Position, is_area
@@ -61,7 +62,7 @@ async def start(
     """
     caller_id = tx.caller.account_id
     person_id = account_id or caller_id
-    if person_id != caller_id and not await credential_store.live_together(tx, caller_id, person_id):
+    if person_id != caller_id and not await live_together(tx, caller_id, person_id):
         raise person_unknown()
     guardians = {*guardian_ids, caller_id} - {person_id}
     if not guardians:

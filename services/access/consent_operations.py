@@ -7,6 +7,7 @@ from uuid import UUID
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
+from servicekit.households import live_together
 from servicekit.identifiers import new_id
 from services.access import care_operations, consent_store, credential_operations, credential_store, snapshot_operations, snapshot_store
 from services.access.consent_store import Consent, ConsentText
@@ -30,7 +31,7 @@ async def give(tx: Transaction, kind: ConsentKind, text_version: int, account_id
     if about == caller_id:
         is_theirs = await credential_store.is_known(tx, about)
     else:
-        is_theirs = await credential_store.live_together(tx, caller_id, about)
+        is_theirs = await live_together(tx, caller_id, about)
     if not is_theirs:
         raise person_unknown()
     await _check_text(tx, kind, text_version)

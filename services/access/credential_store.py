@@ -123,16 +123,3 @@ SELECT EXISTS (SELECT FROM known_residents WHERE account_id = $1 AND community_i
 async def is_known(tx: Transaction, account_id: UUID) -> bool:
     """Whether an account lives or works here, or is let in by a rule of its own."""
     return bool(await tx.fetchval(_IS_KNOWN, account_id, tx.community_id, tx.now))
-
-
-_LIVE_TOGETHER = """
-SELECT EXISTS (
-    SELECT FROM known_residents AS one JOIN known_residents AS other USING (household_id)
-    WHERE one.account_id = $1 AND other.account_id = $2
-)
-"""
-
-
-async def live_together(tx: Transaction, one: UUID, other: UUID) -> bool:
-    """Whether two accounts belong to one household."""
-    return bool(await tx.fetchval(_LIVE_TOGETHER, one, other))

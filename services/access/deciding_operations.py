@@ -1,9 +1,7 @@
 """Decides for terminals that are connected, and opens doors for phones and staff. The rules are in `deciding.py`."""
 
-import base64
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -12,7 +10,7 @@ from servicekit.commands import LIFETIME, CommandSigner
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
 from servicekit.identifiers import new_id
-from servicekit.signing import PublicKeys, Signer
+from servicekit.signing import Signer
 from services.access import alarm_operations, codes, deciding_store, pass_operations, passage_store
 from services.access.deciding import TEXTS, Presented, Reason, decide
 from services.access.deciding_store import Question, Shown
@@ -72,13 +70,8 @@ async def decide_presentation(tx: Transaction, shown: Presentation) -> str:
 
 
 def _read(tx: Transaction, text: str) -> codes.Code | None:
-    keys = _public_keys(tx.resource(Signer))
-    return codes.read(text, lambda content, signature: keys.has_signed(codes.PURPOSE, content, signature))
-
-
-@lru_cache(maxsize=8)
-def _public_keys(signer: Signer) -> PublicKeys:
-    return PublicKeys(base64.b64encode(signer.public_key).decode("ascii"))
+    signer = tx.resource(Signer)
+    return codes.read(text, lambda content, signature: signer.has_signed(codes.PURPOSE, content, signature))
 
 
 def _passage(question: Question, device_id: str, presentation_id: str, presented: Presented, at: datetime, reason: Reason) -> Passage:

@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from servicekit.database import Transaction
+from servicekit.households import Home, list_homes
 from servicekit.staff import roles_of
 from services.access.doors import AntiPassback, CredentialKind, Direction, ZoneKind
 from services.access.entries import LEAVING, Rule, Site, Subject, TerminalPlace, Times, Whom, WhomKind
@@ -66,10 +67,6 @@ SELECT account_id, array_agg(digest) FILTER (WHERE kind = 'card') AS cards, arra
 FROM credentials LEFT JOIN face_templates USING (credential_id, account_id)
 WHERE account_id = ANY($1::uuid[]) AND revoked_at IS NULL GROUP BY account_id
 """
-_SELECT_HOMES = """
-SELECT account_id, household_id, building_id FROM known_residents JOIN known_households USING (household_id)
-WHERE account_id = ANY($1::uuid[])
-"""
 # What a pass opens it opens once it is confirmed, until it ends.
 _SELECT_PASSES = """
 SELECT pass_id, passes.household_id, building_id, zone_ids, valid_from, least(valid_until, ended_at) AS valid_until, entries_max
@@ -86,14 +83,12 @@ async def load_subjects(tx: Transaction, subject_ids: Collection[UUID], *, uncon
     """
     asked = list(subject_ids)
     passes = {row["pass_id"]: _pass(row) for row in await tx.fetch(_SELECT_PASSES, asked, unconfirmed)}
-    homes: dict[UUID, dict[UUID, UUID]] = {}
-    for row in await tx.fetch(_SELECT_HOMES, asked):
-        homes.setdefault(row["account_id"], {})[row["household_id"]] = row["building_id"]
+    homes = await list_homes(tx, asked)
     roles = await roles_of(tx, asked)
     credentials = {row["account_id"]: row for row in await tx.fetch(_SELECT_CREDENTIALS, asked)}
     other_passes = frozenset(await _find_passes(tx, asked)) - passes.keys()
     accounts = [
-        _account(account_id, credentials.get(account_id), homes.get(account_id, {}), roles[account_id])
+        _account(account_id, credentials.get(account_id), homes.get(account_id, []), roles[account_id])
         for account_id in dict.fromkeys(asked)
         if account_id not in passes and account_id not in other_passes
     ]
@@ -107,7 +102,8 @@ async def _find_passes(tx: Transaction, subject_ids: Iterable[UUID]) -> list[UUI
     return [row["pass_id"] for row in await tx.fetch(_FIND_PASSES, list(subject_ids))]
 
 
-def _account(account_id: UUID, row: asyncpg.Record | None, homes: dict[UUID, UUID], roles: frozenset[str]) -> Subject:
+def _account(account_id: UUID, row: asyncpg.Record | None, lived_in: Iterable[Home], roles: frozenset[str]) -> Subject:
+    homes = {home.household_id: home.building_id for home in lived_in}
     if row is None:
         return Subject(account_id, is_pass=False, homes=homes, roles=roles)
     return Subject(

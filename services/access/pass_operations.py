@@ -13,6 +13,7 @@ from linli.access.v1.events_pb2 import PassChanged
 from linli.notification.v1.events_pb2 import Notified
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, Exhausted, FieldViolation, Invalid, NotFound
+from servicekit.households import is_household
 from servicekit.identifiers import new_id
 from servicekit.timers import Due, cancel_timers, set_timers
 from servicekit.times import to_timestamp
@@ -68,7 +69,7 @@ async def invite_visitor(
         text = "must be in the future and after valid_from, by at most 31 days, for a delivery by at most one hour"
         field = FieldViolation("valid_until", "access.validity", text)
         raise Invalid("access.validity", "有效期有误", "The validity is not possible", fields=[field])
-    if not await pass_store.is_household(tx, household_id):
+    if not await is_household(tx, household_id):
         raise NotFound("access.household_unknown", "没有找到该住户", "There is no such household")
     if await pass_store.count_live(tx, household_id) >= tx.resource(VisitorRules).passes_max:
         zh, en = "有效的访客邀请过多", "The household has too many visitors' passes"

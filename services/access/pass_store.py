@@ -25,14 +25,6 @@ async def count_live(tx: Transaction, household_id: UUID) -> int:
     return count
 
 
-_IS_HOUSEHOLD = "SELECT EXISTS (SELECT FROM known_households WHERE household_id = $1)"
-
-
-async def is_household(tx: Transaction, household_id: UUID) -> bool:
-    """Whether there is such a household here."""
-    return bool(await tx.fetchval(_IS_HOUSEHOLD, household_id))
-
-
 _INSERT = """
 INSERT INTO passes (pass_id, community_id, kind, household_id, work_order_id, visitor_name, plate, valid_from, valid_until, entries_max,
     zone_ids, invited_by, secret_hash)

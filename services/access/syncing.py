@@ -15,13 +15,12 @@ from prometheus_client import Counter
 from linli.device.v1.events_pb2 import TerminalReported
 from servicekit import telemetry
 from servicekit.database import PLATFORM, Transaction
-from servicekit.errors import Invalid
 from servicekit.events import Received
 from servicekit.messaging import Publisher
 from servicekit.rpc import Call
 from servicekit.sealing import SealBrokenError
 from servicekit.signing import Signer
-from servicekit.times import to_datetime
+from servicekit.times import to_datetime_or
 from services.access import consent_operations, credential_operations, journal_operations, snapshot_store
 from services.access.digests import MatchingKeys
 from services.access.snapshots import PURPOSE, VERSION_MAX, Change, parts_of, template_ids, with_template
@@ -38,7 +37,7 @@ STRANGE = Counter("linli_access_strange_devices_total", "Events of devices that 
 async def update_terminal_on_terminal_reported(call: Call, event: Received[TerminalReported]) -> None:
     """Notes how far a terminal is, and sends it what it has not."""
     said, community_id = event.message, event.community_id
-    received_at = _received_at(event)
+    received_at = to_datetime_or(said.received_at, event.occurred_at)
     version = said.snapshot_version if said.snapshot_version < VERSION_MAX else 0
     async with call.transaction(community_id) as tx:
         # The journal's row is locked before the terminal's, here as where parts are taken in.
@@ -55,13 +54,6 @@ async def update_terminal_on_terminal_reported(call: Call, event: Received[Termi
     if wanted:
         body = msgspec.json.encode({"wanted": wanted})
         await call.resource(Publisher).send_now(f"devices.{said.device_id}.journal_wanted", body)
-
-
-def _received_at(event: Received[TerminalReported]) -> datetime:
-    try:
-        return to_datetime(event.message.received_at, "received_at")
-    except Invalid:
-        return event.occurred_at
 
 
 def _said_at(said: TerminalReported, received_at: datetime) -> datetime:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import Counter
 
 from linli.device.v1.events_pb2 import (
@@ -17,10 +16,9 @@ from linli.device.v1.events_pb2 import (
     JournalUploaded,
 )
 from servicekit.database import Transaction
-from servicekit.errors import Invalid
 from servicekit.events import Received
 from servicekit.identifiers import parse_id
-from servicekit.times import to_datetime
+from servicekit.times import to_datetime_or
 from services.access import deciding_operations, doors, journal_operations
 from services.access.deciding_operations import Presentation
 from services.access.journal import HASH_BYTES
@@ -40,7 +38,7 @@ UNDECIDED = Counter("linli_access_presentations_undecided_total", "Presentations
 async def decide_on_credential_presented(tx: Transaction, event: Received[CredentialPresented]) -> None:
     """Opens the door, or says why not."""
     said = event.message
-    shown = _presentation(said, _instant(said.received_at, event.occurred_at))
+    shown = _presentation(said, to_datetime_or(said.received_at, event.occurred_at))
     reason = "unreadable" if shown is None else await deciding_operations.decide_presentation(tx, shown)
     if reason:
         UNDECIDED.labels(reason).inc()
@@ -80,12 +78,5 @@ def _upload(event: Received[JournalUploaded]) -> Upload:
         first_sequence=said.first_sequence,
         previous_hash=said.previous_hash,
         records=list(said.records),
-        received_at=_instant(said.received_at, event.occurred_at),
+        received_at=to_datetime_or(said.received_at, event.occurred_at),
     )
-
-
-def _instant(timestamp: Timestamp, otherwise: datetime) -> datetime:
-    try:
-        return to_datetime(timestamp, "received_at")
-    except Invalid:
-        return otherwise

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from linli.parking.v1.events_pb2 import LaneConfigured
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, FieldViolation, Invalid, NotFound
 from servicekit.identifiers import new_id
+from servicekit.times import span
 from services.parking import lot_store, record_store, store
 from services.parking.lanes import Direction
 from services.parking.lot_store import Area, Lane, Lot, Space, TariffVersion
@@ -180,9 +180,5 @@ async def daily_figures(tx: Transaction, lot_id: UUID, first: date, last: date) 
         raise Invalid("parking.days", "日期范围有误", "The range of days is not valid", fields=[violation])
     zone = await find_time_zone(tx)
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    calendar = [(day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone)) for day in days]
+    calendar = [(day, *span(day, day, zone)) for day in days]
     return occupancy.capacity, await record_store.days(tx, lot_id, calendar)
-
-
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day, time.min, zone).astimezone(UTC)

@@ -31,7 +31,7 @@ async def check_may_spend(tx: Transaction, household_id: UUID) -> None:
 
 async def check_household(tx: Transaction, household_id: UUID) -> None:
     """Raises NotFound when the community has no such household."""
-    if not await pool_store.has_household(tx, household_id):
+    if not await households.is_household(tx, household_id):
         raise household_not_found()
 
 

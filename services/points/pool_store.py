@@ -40,11 +40,3 @@ async def save_pooling(tx: Transaction, household_id: UUID, pools: bool) -> None
         await tx.execute(_UPSERT_POOL, tx.caller.account_id, tx.community_id, household_id, tx.now)
     else:
         await tx.execute(_DELETE_POOL, tx.caller.account_id, household_id)
-
-
-_HAS_HOUSEHOLD = "SELECT EXISTS (SELECT FROM known_households WHERE household_id = $1)"
-
-
-async def has_household(tx: Transaction, household_id: UUID) -> bool:
-    """Whether the community has this household."""
-    return bool(await tx.fetchval(_HAS_HOUSEHOLD, household_id))

@@ -1,7 +1,7 @@
 """What a holder has, what of it expires next, and the statement of a period."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from servicekit import households
 from servicekit.communities import find_time_zone
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid
+from servicekit.times import span
 from services.points.expiring import find_next_expiry
 from services.points.holders import NOTHING, Holder
 from services.points.rule_operations import resident_not_found
@@ -55,7 +56,7 @@ async def make_statement(tx: Transaction, account_id: UUID, from_day: date, unti
         violation = FieldViolation("until_day", "points.statement_period", f"must be from_day or up to {_DAYS_MAX - 1} days later")
         raise Invalid("points.statement_period", "起止日期有误，最长一年", "The period is not possible; a year at most", fields=[violation])
     zone = await find_time_zone(tx)
-    since, until = (datetime.combine(day, time.min, zone).astimezone(UTC) for day in (from_day, until_day + timedelta(days=1)))
+    since, until = span(from_day, until_day, zone)
     found = await ledger.statement(tx, Holder(tx.community_id, account_id).points_id, since, until)
     lines = [
         Line(

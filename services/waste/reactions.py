@@ -2,16 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from linli.device.v1.events_pb2 import BinDeposited, BinReported, DeviceOffline, DeviceOnline
 from servicekit.database import Transaction
-from servicekit.errors import Invalid
 from servicekit.events import Received
-from servicekit.times import to_datetime
+from servicekit.times import to_datetime_or
 from services.waste import bin_operations, clocks, deposit_operations
 from services.waste.bin_operations import Report
 from services.waste.deposit_operations import Weighed
@@ -39,7 +37,7 @@ def _weighed(event: Received[BinDeposited]) -> Weighed:
         grams=said.grams,
         fill_permille=said.fill_permille,
         said_us=_said_us(said.occurred_at) if said.HasField("occurred_at") else None,
-        received_at=_received_at(said.received_at, event.occurred_at),
+        received_at=to_datetime_or(said.received_at, event.occurred_at),
     )
 
 
@@ -57,7 +55,7 @@ def _report(event: Received[BinReported]) -> Report:
         smoke=said.smoke,
         temperature_c=said.temperature_c if said.HasField("temperature_c") else None,
         said_us=_said_us(said.occurred_at) if said.HasField("occurred_at") else None,
-        received_at=_received_at(said.received_at, event.occurred_at),
+        received_at=to_datetime_or(said.received_at, event.occurred_at),
     )
 
 
@@ -70,13 +68,6 @@ def _text(text: str) -> str:
 
 def _said_us(timestamp: Timestamp) -> int | None:
     return clocks.possible(timestamp.seconds * clocks.SECOND_US + timestamp.nanos // 1000)
-
-
-def _received_at(timestamp: Timestamp, otherwise: datetime) -> datetime:
-    try:
-        return to_datetime(timestamp, "received_at")
-    except Invalid:
-        return otherwise
 
 
 async def raise_silence_on_device_offline(tx: Transaction, event: Received[DeviceOffline]) -> None:

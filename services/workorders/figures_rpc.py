@@ -1,6 +1,6 @@
 """The methods of linli.workorders.v1.WorkOrdersService about figures."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import timedelta
 
 from google.api.httpbody_pb2 import HttpBody
 
@@ -9,7 +9,7 @@ from servicekit import communities
 from servicekit.database import Transaction
 from servicekit.errors import FieldViolation, Invalid
 from servicekit.texts import in_callers_language
-from servicekit.times import to_day
+from servicekit.times import span, to_day
 from services.workorders import figures_store
 from services.workorders.figures import DAYS_MAX, Figures, table
 
@@ -32,8 +32,7 @@ async def _figures(tx: Transaction, request: pb.GetOrderFiguresRequest | pb.Down
         zh, en = f"起止日期无效，一次最多查询 {DAYS_MAX} 天", f"Ask for at most {DAYS_MAX} days, the first one first"
         raise Invalid("workorders.days", zh, en, fields=[field])
     zone = await communities.find_time_zone(tx)
-    start = datetime.combine(first, time(), zone).astimezone(UTC)
-    end = datetime.combine(last + timedelta(days=1), time(), zone).astimezone(UTC)
+    start, end = span(first, last, zone)
     if request.by == pb.FIGURES_BY_TEAM:
         return await figures_store.by_team(tx, start, end)
     return await figures_store.by_category(tx, start, end)

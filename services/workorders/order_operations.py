@@ -12,20 +12,21 @@ from uuid import UUID
 from linli.workorders.v1.events_pb2 import TargetMissed, WorkOrderChanged
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
+from servicekit.households import list_homes
 from servicekit.messaging import STREAM_AGE_S
 from servicekit.staff import list_staff
 from servicekit.states import advance
 from servicekit.times import to_timestamp
 from services.workorders import notices, order_store, target_operations, terms_store
 from services.workorders.order_store import Step
-from services.workorders.orders import FOLLOWS, Order, State, Target, Viewer, advanced, told_name
+from services.workorders.orders import CLOSED, FOLLOWS, Order, State, Target, Viewer, advanced, told_name
 
 # What becomes of an order becomes of those that are linked to it. What their reporters did on their own stays.
 _LINKED_FOLLOW: Final = {
-    State.DONE: frozenset(State) - {State.DONE, State.CONFIRMED, State.CANCELLED},
+    State.DONE: frozenset(State) - CLOSED,
     State.CONFIRMED: frozenset({State.DONE}),
     State.REOPENED: frozenset({State.DONE, State.CONFIRMED}),
-    State.CANCELLED: frozenset(State) - {State.DONE, State.CONFIRMED, State.CANCELLED},
+    State.CANCELLED: frozenset(State) - CLOSED,
 }
 # News that comes later than that does not come any more, but from the dead letters.
 _REMEMBERED: Final = timedelta(seconds=4 * STREAM_AGE_S)
@@ -133,11 +134,11 @@ def changed_event(order: Order) -> WorkOrderChanged:
 
 async def viewer(tx: Transaction) -> Viewer:
     """The caller, as one who looks at orders."""
-    residences = await order_store.list_residences(tx, tx.caller.account_id)
+    homes = (await list_homes(tx, [tx.caller.account_id])).get(tx.caller.account_id, [])
     return Viewer(
         account_id=tx.caller.account_id,
-        household_ids=frozenset(each.household_id for each in residences),
-        building_ids=frozenset(each.building_id for each in residences),
+        household_ids=frozenset(home.household_id for home in homes),
+        building_ids=frozenset(home.building_id for home in homes),
         reads_all=tx.caller.may("workorders.orders.read"),
         works=tx.caller.may("workorders.jobs.work"),
         dispatches=tx.caller.may("workorders.orders.dispatch"),

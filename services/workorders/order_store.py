@@ -286,22 +286,3 @@ _FORGET_ORIGINS = "DELETE FROM origins WHERE told_at < $1"
 async def forget_origins(tx: Transaction, before: datetime) -> None:
     """Forgets what was told before an instant, in the transaction's scope; orders keep their origins."""
     await tx.execute(_FORGET_ORIGINS, before)
-
-
-@dataclass(frozen=True, slots=True)
-class Residence:
-    """A household of somebody's, and where it is."""
-
-    household_id: UUID
-    building_id: UUID
-
-
-_SELECT_RESIDENCES = """
-SELECT household_id, building_id FROM known_residents JOIN known_households USING (household_id)
-WHERE account_id = $1 AND known_residents.community_id = $2
-"""
-
-
-async def list_residences(tx: Transaction, account_id: UUID) -> list[Residence]:
-    """Where somebody lives in the transaction's community, all of it."""
-    return [Residence(**row) for row in await tx.fetch(_SELECT_RESIDENCES, account_id, tx.community_id)]

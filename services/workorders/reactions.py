@@ -1,18 +1,14 @@
 """What workorders does when it hears of something."""
 
-from datetime import datetime
 from typing import Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from linli.access.v1 import events_pb2 as access
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.waste.v1 import events_pb2 as waste
 from servicekit.database import Transaction
-from servicekit.errors import Invalid
 from servicekit.events import Received
 from servicekit.identifiers import parse_id, to_id
-from servicekit.times import to_datetime
+from servicekit.times import to_datetime_or
 from services.workorders import report_operations, work_operations
 from services.workorders.orders import Priority
 from services.workorders.report_operations import Alarm
@@ -48,7 +44,7 @@ async def report_order_on_alarm_raised(tx: Transaction, event: Received[access.A
         description=_text(told.text_en),
         building_id=parse_id(told.building_id),
         place=_text(told.place),
-        raised_at=_instant(told.raised_at, event.occurred_at),
+        raised_at=to_datetime_or(told.raised_at, event.occurred_at),
     )
     await report_operations.add_alarm(tx, alarm)
 
@@ -76,7 +72,7 @@ async def report_order_on_bin_alarm_raised(tx: Transaction, event: Received[wast
         description=f"bin {told.bin_id}",
         building_id=None,
         place=_text(told.compartment),
-        raised_at=_instant(told.raised_at, event.occurred_at),
+        raised_at=to_datetime_or(told.raised_at, event.occurred_at),
         only_known=not is_fire,
     )
     await report_operations.add_alarm(tx, alarm)
@@ -106,10 +102,3 @@ async def note_refund_on_payment_refunded(tx: Transaction, event: Received[Payme
 
 def _text(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _instant(timestamp: Timestamp, otherwise: datetime) -> datetime:
-    try:
-        return to_datetime(timestamp, "raised_at")
-    except Invalid:
-        return otherwise

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from servicekit.database import Transaction
 from servicekit.errors import Denied, Exhausted, NotFound
+from servicekit.households import list_homes
 from servicekit.identifiers import new_id
 from servicekit.sealing import DataKeys
 from servicekit.staff import roles_of
@@ -92,9 +93,9 @@ async def _check_may_report(tx: Transaction, who: Viewer) -> None:
 async def _building_of(tx: Transaction, report: Report) -> UUID | None:
     if report.household_id is None:
         return report.building_id
-    for residence in await order_store.list_residences(tx, tx.caller.account_id):
-        if residence.household_id == report.household_id:
-            return residence.building_id
+    for home in (await list_homes(tx, [tx.caller.account_id])).get(tx.caller.account_id, []):
+        if home.household_id == report.household_id:
+            return home.building_id
     raise NotFound("workorders.household_unknown", "没有找到该住户", "There is no such household")
 
 
