@@ -2,8 +2,10 @@
 
 import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from servicekit.service import Service
+if TYPE_CHECKING:  # Commands that run no service, such as `linli health`, do not wait for what one imports.
+    from servicekit.service import Service
 
 SERVICES = ("gateway", "identity", "ingest", "access", "parking", "billing", "workorders", "points", "waste", "insights")
 # Where `linli up` serves HTTP when the port is free.
@@ -14,7 +16,7 @@ class UnknownServiceError(Exception):
     """No service has this name."""
 
 
-def find(names: Sequence[str]) -> list[Service]:
+def find(names: Sequence[str]) -> "list[Service]":
     """The declarations of the services named; `all` names every one. Raises UnknownServiceError."""
     chosen = SERVICES if "all" in names else tuple(dict.fromkeys(names))
     for name in chosen:
