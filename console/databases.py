@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import asyncpg
+import msgspec
 import typer
 
 import ledger.audit
@@ -14,7 +15,7 @@ from console import catalog
 from infra.local.accounts import OPERATOR
 from servicekit import messaging, outbox, schema
 from servicekit.clock import system_clock
-from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, SettingsError, load
+from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, load
 from servicekit.database import PLATFORM, Database, open_database
 from servicekit.service import Service
 
@@ -34,16 +35,20 @@ class DatabaseError(Exception):
     """A database could not be reached or changed; the text says which and why."""
 
 
+class OwnerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The role that owns a service's tables: all that who migrates needs."""
+
+    migration_url: str
+
+
 async def migrate(services: Sequence[Service]) -> None:
     """Brings each service's database up to date. Raises DatabaseError, SettingsError."""
     for service in services:
         if not service.migrations:
             continue
-        settings = load(DatabaseSettings, service.name)
-        if not settings.migration_url:
-            raise SettingsError(f"LINLI_{service.name.upper()}_MIGRATION_URL is not set")
+        owner_url = load(OwnerSettings, service.name).migration_url
         try:
-            await schema.migrate(settings.migration_url, service.migrations)
+            await schema.migrate(owner_url, service.migrations)
         except (schema.MigrationError, asyncpg.PostgresError, OSError, TimeoutError) as error:
             raise DatabaseError(f"{service.name}: {error}") from error
         typer.echo(f"{service.name}: up to date")

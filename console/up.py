@@ -18,9 +18,10 @@ from rich.live import Live
 
 from console import catalog, settings
 from console.demonstration import Demonstration
-from console.environment import CODES, ENVIRONMENT, SECRETS, Secrets, newest_code, write_private
+from console.environment import CODES, ENVIRONMENT, newest_code
 from console.live import Figures
 from console.processes import Child, ProcessError
+from console.secrets import SECRETS, Secrets, kept_in, nats_configuration, write_private
 from console.seed import SeedError, seed, seed_green, seed_safe
 from infra.local.nats import NatsServer, start_nats
 from infra.local.ports import choose_port
@@ -81,7 +82,7 @@ class Local:
 async def local_platform(options: Options) -> AsyncIterator[Local]:
     """Everything but the simulator, for as long as the block. Raises UpError, LocalServerError."""
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own_secrets = Secrets(options.folder)
+    own_secrets = kept_in(options.folder)
     async with AsyncExitStack() as stack:
         # Started from the main thread, to whose life the kernel ties them.
         postgres = start_postgres(options.folder / "postgres", port=options.postgres_port)
@@ -90,7 +91,7 @@ async def local_platform(options: Options) -> AsyncIterator[Local]:
             options.folder / "nats",
             port=options.nats_port,
             mqtt_port=options.mqtt_port,
-            configuration=settings.nats_configuration(catalog.find(["all"]), own_secrets),
+            configuration=nats_configuration(catalog.find(["all"]), own_secrets),
         )
         stack.callback(nats.stop)
         addresses = _addresses(options)
@@ -159,7 +160,7 @@ async def _demonstrate(local: Local, shared: dict[str, str]) -> Demonstration:
     if was_founded := file.exists():
         current = msgspec.json.decode(file.read_bytes(), type=Demonstration)
     else:
-        operator = await settings.bootstrap_operator(shared, local.secrets)
+        operator = await settings.bootstrap_operator(shared)
         current = await seed(
             gateway_url=local.gateway_url,
             ingest_url=local.ingest_url,

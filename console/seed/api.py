@@ -44,5 +44,8 @@ class Api:
 
     async def signed_in(self, path: str, body: object) -> "Api":
         """The same gateway as the account that signs in."""
-        tokens = await self.call("POST", path, body)
+        return self.bearing(await self.call("POST", path, body))
+
+    def bearing(self, tokens: Any) -> "Api":
+        """The same gateway as the account that these tokens were given to."""
         return Api(self._client, self._url, tokens["access_token"])

@@ -17,7 +17,17 @@ from services.identity import announcement_store, phones, plates, roles, sign_in
 from services.identity.announcement_store import HouseholdState, StaffState
 from services.identity.passwords import LENGTH_MIN, Passwords
 from services.identity.roles import MemberKind
-from services.identity.store import PLATFORM_COMMUNITY, Account, Building, Community, Household, RoleGrant, Unit, Vehicle
+from services.identity.store import (
+    PLATFORM_COMMUNITY,
+    TRIAL_COMMUNITY,
+    Account,
+    Building,
+    Community,
+    Household,
+    RoleGrant,
+    Unit,
+    Vehicle,
+)
 
 # Modules that a community can switch on, by the service that provides each.
 MODULES: Final = frozenset(
@@ -338,9 +348,9 @@ async def principal_of(tx: Transaction, account_id: UUID) -> Principal:
     )
 
 
-async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: str) -> Account:
+async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: str, *, reset_password: bool = False) -> Account:
     """Makes a phone's account an operator of the installation who signs in with this password, and leaves the transaction in the operators'
-    community. Doing it again changes the password. Raises Invalid.
+    community. A password that is set stays, unless it is to be reset. Raises Invalid.
     """
     if not phones.is_phone(phone) or len(password) < LENGTH_MIN:
         raise Invalid(
@@ -352,8 +362,24 @@ async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: s
     await store.insert_community(tx, Community(PLATFORM_COMMUNITY, "Linli", "Asia/Shanghai", (), 1))
     account = await lock_or_open_account(tx, phone, name)
     await store.insert_role_grant(tx, RoleGrant(new_id(), account, roles.PLATFORM_OPERATOR, None, tx.now))
-    await sign_in_store.set_password(tx, account.account_id, await tx.resource(Passwords).hash(password))
+    found = await sign_in_store.find_password(tx, account.account_id)
+    if reset_password or found is None or found[1] is None:
+        await sign_in_store.set_password(tx, account.account_id, await tx.resource(Passwords).hash(password))
     return account
+
+
+async def found_trial_community(tx: Transaction, phone: str, name: str, password: str) -> None:
+    """Makes the community in which an installation is tried, with a manager who signs in with this password, and leaves the transaction
+    there. The password is always the one given: no person keeps it.
+    """
+    await tx.enter(TRIAL_COMMUNITY)
+    community = Community(TRIAL_COMMUNITY, "自检", "Asia/Shanghai", (), 1)
+    await store.insert_community(tx, community)
+    manager = await lock_or_open_account(tx, phone, name)
+    if await store.insert_role_grant(tx, RoleGrant(new_id(), manager, roles.PROPERTY_MANAGER, None, tx.now)):
+        _publish_community(tx, community)
+        _publish_staff(tx, await announcement_store.advance_staff(tx, manager.account_id))
+    await sign_in_store.set_password(tx, manager.account_id, await tx.resource(Passwords).hash(password))
 
 
 async def tell_again(tx: Transaction) -> None:

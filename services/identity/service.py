@@ -101,5 +101,7 @@ SERVICE = Service(
         every(minutes=1, run=operations.tell_again),
     ],
     resources=resources,
+    outside=True,
     always_on=True,
+    after_restore=sign_in_operations.end_all_sign_ins,
 )

@@ -23,7 +23,7 @@ from services.identity.limits import Limit, Policy
 from services.identity.roles import STAFF
 from services.identity.sign_in_store import SigningKey
 from services.identity.signing_keys import Scheduled
-from services.identity.store import PLATFORM_COMMUNITY
+from services.identity.store import PLATFORM_COMMUNITY, TRIAL_COMMUNITY
 
 CODE_LIFE: Final = timedelta(minutes=5)
 CODE_TRIES_MAX: Final = 5
@@ -58,7 +58,7 @@ def refresh_refused() -> Unauthenticated:
 async def issue_code(tx: Transaction, community_id: UUID, phone: str, address: str) -> tuple[str, datetime]:
     """A new one-time code for a phone, and when it expires; the code before it no longer works. Raises NotFound, Exhausted."""
     # Operators sign in by password: whoever takes over a phone number must not take over the installation.
-    if community_id == PLATFORM_COMMUNITY:
+    if community_id in (PLATFORM_COMMUNITY, TRIAL_COMMUNITY):
         raise NotFound("identity.community_not_found", "没有找到该小区", "There is no such community")
     await operations.get_community(tx, community_id)
     index, policy = tx.resource(BlindIndex), tx.resource(Policy)
@@ -250,6 +250,11 @@ def _scheduled(keys: Iterable[SigningKey]) -> list[Scheduled]:
 
 def _row(key_id: UUID) -> str:
     return f"signing_keys.private_key {key_id}"
+
+
+async def end_all_sign_ins(tx: Transaction) -> None:
+    """Ends every sign-in: a database that was restored to an earlier instant holds some that were ended since, and nobody knows which."""
+    await sign_in_store.delete_sign_ins(tx)
 
 
 async def forget_expired(tx: Transaction) -> None:

@@ -172,6 +172,14 @@ async def delete_sign_ins_of(tx: Transaction, account_id: UUID) -> None:
     await tx.execute(DELETE_SIGN_INS_OF_ACCOUNT, account_id)
 
 
+DELETE_SIGN_INS = "DELETE FROM sign_ins"
+
+
+async def delete_sign_ins(tx: Transaction) -> None:
+    """Ends every sign-in of everybody."""
+    await tx.execute(DELETE_SIGN_INS)
+
+
 # Whoever makes or removes keys does so alone.
 LOCK_SIGNING_KEYS = "SELECT pg_advisory_xact_lock(hashtext('linli.identity.signing_keys'))"
 

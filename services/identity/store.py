@@ -18,6 +18,8 @@ from services.identity.roles import MemberKind
 
 # The installation's own community: operators and signing keys belong to it.
 PLATFORM_COMMUNITY: Final = UUID("00000000-0000-7000-8000-000000000001")
+# A community like any other, but nobody lives in it: operators try there whether the installation works.
+TRIAL_COMMUNITY: Final = UUID("00000000-0000-7000-8000-000000000002")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ async def update_community(tx: Transaction, community: Community) -> None:
 
 SELECT_COMMUNITIES = """
 SELECT community_id, name, time_zone, modules, version FROM communities
-WHERE community_id <> $1 AND ($2::text IS NULL OR (name, community_id) > ($2, $3::uuid))
+WHERE community_id <> ALL ($1::uuid[]) AND ($2::text IS NULL OR (name, community_id) > ($2, $3::uuid))
 ORDER BY name, community_id LIMIT $4
 """
 
@@ -156,7 +158,8 @@ ORDER BY name, community_id LIMIT $4
 async def list_communities(tx: Transaction, after: tuple[str, UUID] | None, limit: int) -> list[Community]:
     """Communities that people live in, by name, after a name and id."""
     name, community_id = after or (None, None)
-    return [community_of(row) for row in await tx.fetch(SELECT_COMMUNITIES, PLATFORM_COMMUNITY, name, community_id, limit)]
+    nobodys = [PLATFORM_COMMUNITY, TRIAL_COMMUNITY]
+    return [community_of(row) for row in await tx.fetch(SELECT_COMMUNITIES, nobodys, name, community_id, limit)]
 
 
 def community_of(row: Record) -> Community:

@@ -13,7 +13,8 @@ from servicekit.database import PLATFORM
 from servicekit.errors import Denied, Exhausted, Invalid, NotFound, ServiceError, Unauthenticated
 from servicekit.identifiers import new_id
 from services.identity import limits, operations, sign_in_operations, sign_in_store
-from services.identity.store import PLATFORM_COMMUNITY
+from services.identity.service import SERVICE
+from services.identity.store import PLATFORM_COMMUNITY, TRIAL_COMMUNITY
 from tests.identity.arrange import PASSWORD, Community, Person, Town, account_id_of, new_phone
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,7 +134,7 @@ async def test_a_new_code_takes_the_place_of_the_one_before(identity: Town) -> N
 
 async def test_a_code_needs_a_community_that_people_live_in(identity: Town) -> None:
     await identity.operator()
-    for community_id in (str(new_id()), str(PLATFORM_COMMUNITY)):
+    for community_id in (str(new_id()), str(PLATFORM_COMMUNITY), str(TRIAL_COMMUNITY)):
         with pytest.raises(NotFound) as error:
             await identity.send_code(community_id, new_phone())
         assert error.value.code == "identity.community_not_found"
@@ -289,21 +290,36 @@ async def test_an_unknown_phone_is_limited_like_a_known_one(community: Community
     assert answers.count("identity.too_many_sign_ins") == 12 - limits.PASSWORDS_PER_ACCOUNT_AND_ADDRESS
 
 
-async def bootstrap(town: Town, phone: str, password: str) -> UUID:
+async def bootstrap(town: Town, phone: str, password: str, *, reset_password: bool = False) -> UUID:
     """Makes an operator as the console does."""
     async with town.running.transaction("identity", PLATFORM) as tx:
-        return (await operations.bootstrap_operator(tx, phone, "Operator", password)).account_id
+        account = await operations.bootstrap_operator(tx, phone, "Operator", password, reset_password=reset_password)
+        return account.account_id
 
 
-async def test_making_an_operator_again_changes_the_password_and_nothing_else(identity: Town) -> None:
+async def test_making_an_operator_again_changes_nothing_unless_the_password_is_to_be_reset(identity: Town) -> None:
     phone, community_id = new_phone(), str(PLATFORM_COMMUNITY)
     account_id = await bootstrap(identity, phone, PASSWORD)
     assert await bootstrap(identity, phone, "another good password") == account_id
-    assert await refused(identity.try_password(community_id, phone, PASSWORD)) == "identity.password_wrong"
-    operator = identity.bearer((await identity.try_password(community_id, phone, "another good password")).access_token)
+    operator = identity.bearer((await identity.try_password(community_id, phone, PASSWORD)).access_token)
     me = await operator.call("GetMe", pb.GetMeRequest())
     assert [grant.role for grant in me.roles] == ["platform_operator"]
     assert me.account.name == "Operator"
+    assert await bootstrap(identity, phone, "another good password", reset_password=True) == account_id
+    assert await refused(identity.try_password(community_id, phone, PASSWORD)) == "identity.password_wrong"
+    assert (await identity.try_password(community_id, phone, "another good password")).access_token
+
+
+async def test_the_trial_community_has_a_manager_and_is_nobodys_to_choose(identity: Town) -> None:
+    phone = new_phone()
+    for password in ("a first good password", PASSWORD):  # an operator who does it again has made a new one
+        async with identity.running.transaction("identity", PLATFORM) as tx:
+            await operations.found_trial_community(tx, phone, "Operator", password)
+    manager = identity.bearer((await identity.try_password(str(TRIAL_COMMUNITY), phone, PASSWORD)).access_token)
+    me = await manager.call("GetMe", pb.GetMeRequest())
+    assert [grant.role for grant in me.roles] == ["property_manager"]
+    listed = await identity.nobody().call("ListCommunities", pb.ListCommunitiesRequest(page_size=100))
+    assert str(TRIAL_COMMUNITY) not in [each.community_id for each in listed.communities]
 
 
 @pytest.mark.parametrize(("phone", "password"), [("12345", PASSWORD), (new_phone(), "too short")])
@@ -365,3 +381,12 @@ async def test_signing_out_ends_the_sign_in_and_may_be_repeated(identity: Town) 
         await identity.nobody().call("SignOut", pb.SignOutRequest(refresh_token=guest.tokens.refresh_token))
     assert await refused(refresh(identity, guest.tokens.refresh_token)) == "identity.refresh_refused"
     await identity.nobody().call("SignOut", pb.SignOutRequest(refresh_token="made up, and no token at all"))
+
+
+async def test_after_a_restore_everybody_signs_in_again_because_some_had_been_signed_out_since(identity: Town) -> None:
+    guest = await identity.sign_in(await identity.found())
+    assert guest.tokens is not None
+    async with identity.running.transaction("identity", PLATFORM) as tx:
+        assert SERVICE.after_restore is not None
+        await SERVICE.after_restore(tx)
+    assert await refused(refresh(identity, guest.tokens.refresh_token)) == "identity.refresh_refused"
