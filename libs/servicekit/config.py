@@ -2,7 +2,8 @@
 
 A service's settings are a `msgspec.Struct` with defaults. The field `retention_days` of the service `insights` is read from
 `LINLI_INSIGHTS_RETENTION_DAYS`, else from `LINLI_RETENTION_DAYS`, else it is the default. A value that is missing or wrong stops the start
-with its name. Secrets come by the environment or by a file: `LINLI_..._FILE` names a file that holds the value.
+with its name. Secrets come by files as well: `LINLI_..._FILE` names one that holds the value, and `LINLI_SECRETS_FOLDER` a folder of files
+that are called like their variables, as Kubernetes mounts a Secret and systemd a service's credentials. The environment itself wins.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 PREFIX = "LINLI"
+SECRETS_FOLDER = f"{PREFIX}_SECRETS_FOLDER"
 S = TypeVar("S", bound=msgspec.Struct)
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -33,7 +35,13 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     # Where a service is found; `{service}` is its name. LINLI_PARKING_ADDRESS overrides it for one service.
     service_address: str = "127.0.0.1:7000"
     stream_replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    # After SIGTERM a process is not ready but goes on serving for so long, until nobody sends to it any more: routes elsewhere are changed
+    # only after it was told to go. Then it drains, for at most `drain_s`.
+    linger_s: Annotated[int, msgspec.Meta(ge=0, le=600)] = 0
     drain_s: Annotated[int, msgspec.Meta(ge=1, le=600)] = 20
+    # A folder with `ca.crt`, `tls.crt` and `tls.key`, as cert-manager makes them. With it gRPC and NATS demand and show certificates,
+    # without it they are plain, which is for one machine. Those for PostgreSQL are named in the address of the database.
+    tls_folder: str = ""
     log_level: str = "info"
     otlp_endpoint: str = ""
     trace_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
@@ -43,9 +51,17 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How one service reaches its own database."""
 
     database_url: str
-    # The role that owns the tables. When it is given, the service migrates at start; otherwise `linli migrate` has.
+    # The role that owns the tables. When it is given, the service migrates at start; otherwise it waits until `linli migrate` has.
     migration_url: str = ""
     database_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom one service's gRPC API answers."""
+
+    # Names separated by commas. Only a caller whose certificate has one of them is answered; when there are none, everybody whose
+    # certificate is of our authority. A caller without a certificate has no name.
+    callers: str = ""
 
 
 class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +100,22 @@ def _value(name: str, environment: Mapping[str, str]) -> str | None:
     if name in environment:
         return environment[name]
     path = environment.get(f"{name}_FILE")
-    if path is None:
+    if path is not None:
+        return _read(Path(path), f"{name}_FILE")
+    folder = environment.get(SECRETS_FOLDER)
+    if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise SettingsError(f"{SECRETS_FOLDER} is wrong: there is no such folder")
+    file = Path(folder) / name
+    return _read(file, f"{name} in {SECRETS_FOLDER}") if file.exists() else None
+
+
+def _read(file: Path, name: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").rstrip("\n")
+        return file.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name}_FILE cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
+        raise SettingsError(f"{name} cannot be read: {getattr(error, 'strerror', 'it is no text')}") from None
 
 
 def address_of(service: str, process: ProcessSettings, environment: Mapping[str, str] = os.environ) -> str:
