@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
+from prometheus_client import Histogram
+
 from ledger.turn import Memory, Turn, shard_of, take_turn
 from servicekit import telemetry
 from servicekit.database import GIVE_WAY, PLATFORM, Database, forbid_in_transaction
@@ -22,6 +24,12 @@ Decide = Callable[[Turn, Sequence[R]], Awaitable[Sequence[A | ServiceError]]]
 GROUP_MAX: Final = 1_000
 WAITING_MAX: Final = 20_000
 _ATTEMPTS = 5
+GROUP_SIZE = Histogram(
+    "linli_ledger_group_size",
+    "Requests that were committed in one transaction",
+    ["service"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
 
 
 class _Waiting(Generic[R, A]):
@@ -132,6 +140,7 @@ class Writer(Generic[R, A]):
                     answers = await self._decide(turn, requests)
                     if len(answers) != len(requests):
                         raise RuntimeError("a decision without an answer for each request")
+                GROUP_SIZE.labels(self._database.service).observe(len(group))
                 return answers
             except BaseException as error:
                 memory.forget()

@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 from google.protobuf.message import Message
+from prometheus_client import Counter
 
-from servicekit import telemetry
+from servicekit import metrics, telemetry
 from servicekit.auth import Principal
 from servicekit.clock import Clock
 from servicekit.errors import Invalid, Unavailable
@@ -75,10 +76,15 @@ class Transaction:
     `now` is one instant for the whole transaction. `principal` is who asked, None for events and timers. `scope` is where it is now.
     """
 
-    __slots__ = ("_connection", "_events", "_resources", "now", "principal", "scope")
+    __slots__ = ("_connection", "_database", "_events", "_resources", "counted", "now", "principal", "scope")
 
-    def __init__(self, connection: "Connection", scope: Scope, now: datetime, principal: Principal | None, resources: Resources) -> None:
+    def __init__(
+        self, connection: "Connection", database: str, scope: Scope, now: datetime, principal: Principal | None, resources: Resources
+    ) -> None:
         self._connection = connection
+        self._database = database
+        # What is to be counted when the transaction has committed.
+        self.counted: list[Counter] = []
         self.scope = scope
         self._resources = resources
         self._events: list[Envelope] = []
@@ -110,24 +116,24 @@ class Transaction:
 
     async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         """All rows."""
-        with telemetry.span("sql"):
+        with telemetry.statement(sql, self._database):
             rows: list[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
             return rows
 
     async def fetchrow(self, sql: str, *arguments: object) -> asyncpg.Record | None:
         """The first row, or None."""
-        with telemetry.span("sql"):
+        with telemetry.statement(sql, self._database):
             row: asyncpg.Record | None = await self._connection.fetchrow(sql, *arguments)
             return row
 
     async def fetchval(self, sql: str, *arguments: object) -> Any:
         """The first column of the first row, or None."""
-        with telemetry.span("sql"):
+        with telemetry.statement(sql, self._database):
             return await self._connection.fetchval(sql, *arguments)
 
     async def execute(self, sql: str, *arguments: object) -> int:
         """Runs a statement and returns how many rows it touched."""
-        with telemetry.span("sql"):
+        with telemetry.statement(sql, self._database):
             status: str = await self._connection.execute(sql, *arguments)
             count = status.rpartition(" ")[2]
             return int(count) if count.isdigit() else 0
@@ -156,6 +162,10 @@ class Transaction:
             )
         )
         return event_id
+
+    def count(self, counter: Counter) -> None:
+        """Adds one to a metric when, and only when, the transaction commits: one that gives way to another runs again."""
+        self.counted.append(counter)
 
     async def write_events(self) -> tuple[Sequence[Envelope], bool]:
         """Writes what was published into the outbox; the last statement before the commit.
@@ -263,7 +273,11 @@ class Database:
         self.on_events: Callable[[Sequence[Envelope], bool], None] = lambda _events, _may_leave: None
         self._pool = pool
         self._clock = clock
+        self._name = f"linli_{service}"
         self._told_at = float("-inf")
+        self._in_use = metrics.POOL_IN_USE.labels(service)
+        self._wait_seconds = metrics.POOL_WAIT_SECONDS.labels(service)
+        metrics.POOL_MAX.labels(service).set(pool.get_max_size())
 
     @asynccontextmanager
     async def transaction(
@@ -276,16 +290,14 @@ class Database:
         """
         connection = await self._acquire()
         token = _in_transaction.set(True)
-        gauge = telemetry.POOL_IN_USE.labels(self.service)
-        gauge.inc()
+        self._in_use.inc()
         try:
-            await _begin(connection, scope, inbox)
-            transaction = Transaction(connection, scope, self._clock(), principal, self.resources)
+            with telemetry.statement("BEGIN", self._name):
+                await _begin(connection, scope, inbox)
+            transaction = Transaction(connection, self._name, scope, self._clock(), principal, self.resources)
             yield transaction
             events, may_leave = await transaction.write_events()
-            # PostgreSQL answers ROLLBACK, and no error, when a statement had failed and somebody caught its error.
-            if await connection.execute("COMMIT") != "COMMIT":
-                raise RuntimeError("the transaction was rolled back, because the error of a statement in it was swallowed")
+            await self._commit(connection)
         except BaseException as error:
             is_lost = _is_lost(connection, error)
             if is_lost:
@@ -299,18 +311,29 @@ class Database:
                 raise Invalid("request.value", "请求中含有无法保存的字符或数值", "A character or number cannot be stored") from error
             raise
         finally:
-            gauge.dec()
+            self._in_use.dec()
             _in_transaction.reset(token)
             await self._pool.release(connection)
+        for counter in transaction.counted:
+            counter.inc()
         if events:
             self.on_events(events, may_leave)
 
     async def _acquire(self) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
+        started = perf_counter()
         try:
             async with asyncio.timeout(_COMMAND_TIMEOUT_S):
                 return await self._pool.acquire()
         except (*UNREACHABLE, OSError, asyncpg.InterfaceError) as error:
             raise self._unavailable(error) from error
+        finally:
+            self._wait_seconds.observe(perf_counter() - started)
+
+    async def _commit(self, connection: "Connection") -> None:
+        with telemetry.statement("COMMIT", self._name):
+            # PostgreSQL answers ROLLBACK, and no error, when a statement had failed and somebody caught its error.
+            if await connection.execute("COMMIT") != "COMMIT":
+                raise RuntimeError("the transaction was rolled back, because the error of a statement in it was swallowed")
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         if monotonic() - self._told_at > _TELL_S:
@@ -339,6 +362,8 @@ UNREACHABLE: Final = (
     ConnectionError,
     TimeoutError,
 )
+# What asyncpg raises for an address that it does not understand, or whose certificates are not there.
+WRONG_ADDRESS: Final = (asyncpg.ClientConfigurationError, ValueError)
 # Another transaction, or a migration, was in the way: doing the whole transaction again is right.
 GIVE_WAY: Final = (
     asyncpg.SerializationError,

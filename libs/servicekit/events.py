@@ -19,6 +19,7 @@ M = TypeVar("M", bound=Message)
 # A fact is short; a batch of readings from an edge box is the longest there is. With its headers it stays below the 1 MiB that NATS takes
 # unless told otherwise: it throws out whoever sends more.
 BODY_BYTES_MAX = 1_000_000
+_UUID_LENGTH = 36
 # A header ends at a line break; PostgreSQL holds no NUL.
 _BLANK = re.compile(r"[\x00-\x1f\x7f]")
 # NATS takes no blanks and no wildcards; every token holds something.
@@ -164,6 +165,15 @@ class Received(Generic[M]):
     version: int
     occurred_at: datetime
     message: M
+
+    @property
+    def published_at(self) -> float:
+        """When it was published, in Unix seconds. The fact itself may be older: a bin tells later what was brought while it was offline."""
+        identifier = self.event_id
+        # The first 48 bits of a UUIDv7 are milliseconds (RFC 9562 §5.7). What has another id was published as soon as it was known.
+        if len(identifier) == _UUID_LENGTH and identifier[14] == "7":
+            return int(identifier[:8] + identifier[9:13], 16) / 1000
+        return self.occurred_at.timestamp()
 
 
 def received(headers: Mapping[str, str], body: bytes, message: type[M]) -> Received[M]:

@@ -1,21 +1,26 @@
-"""Logs, traces and metrics.
+"""Logs and traces. Metrics are in `metrics`.
 
-Logs are JSON lines with trace and request ids. Metrics are Prometheus', always. Traces follow W3C Trace Context through HTTP, gRPC, NATS
-and SQL and go out over OTLP when an endpoint is set; a span is made only when its trace is sampled, because the stock instrumentation
-halves throughput at any sampling rate (bench/gateway.py measures ours). Nothing personal is written to any of them: of an exception its
-type and place, never its text.
+Logs are JSON lines with the ids of trace, span and request. Traces follow W3C Trace Context through HTTP, gRPC, NATS and SQL and go out
+over OTLP when an endpoint is set; a span is made only when its trace is sampled, because the stock instrumentation halves throughput at
+any sampling rate (bench/gateway.py measures ours). Spans are named and described as OpenTelemetry's semantic conventions say, but for what
+tells who somebody is: no paths, queries, addresses or subjects. Nothing personal is written to any of them: of an exception its type and
+place, never its text.
 """
 
 import json
 import logging
 import random
+import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from functools import lru_cache
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
@@ -24,26 +29,18 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
-from prometheus_client import Counter, Gauge, Histogram
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 
 from servicekit.config import ProcessSettings
 from servicekit.errors import ServiceError
+from servicekit.metrics import HTTP_METHODS, OTHER_METHOD, VERSION
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-RPC_SECONDS = Histogram("linli_rpc_seconds", "Time to answer a gRPC call", ["method", "status"], buckets=_BUCKETS)
-HTTP_SECONDS = Histogram("linli_http_seconds", "Time to answer an HTTP request", ["service", "status"], buckets=_BUCKETS)
-EVENT_SECONDS = Histogram("linli_event_seconds", "Time to handle an event", ["consumer", "outcome"], buckets=_BUCKETS)
-EVENT_LAG_SECONDS = Histogram("linli_event_lag_seconds", "From publishing an event to handling it", ["consumer"], buckets=_BUCKETS)
-JOB_SECONDS = Histogram("linli_job_seconds", "Time to run a timed job", ["job", "outcome"], buckets=_BUCKETS)
-DEAD_LETTERS = Counter("linli_dead_letters_total", "Events given up", ["consumer"])
-OUTBOX_SENT = Counter("linli_outbox_sent_total", "Events published from the outbox", ["service"])
-OUTBOX_UNSENT = Gauge("linli_outbox_unsent", "Events waiting in the outbox", ["service"])
-POOL_IN_USE = Gauge("linli_database_connections_in_use", "Connections taken from the pool", ["service"])
-
+_SUMMARY_MAX: Final = 255
+# Spans that wait for the collector; what is more is dropped.
+_SPANS_MAX: Final = 16_384
 _context: ContextVar[SpanContext | None] = ContextVar("trace", default=None)
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+_stamp: Final = structlog.processors.TimeStamper(fmt="iso", utc=True)
 _tracer: trace.Tracer | None = None
 _provider: TracerProvider | None = None
 _ratio = 0.0
@@ -57,7 +54,7 @@ def configure(process: ProcessSettings, name: str, exporter: SpanExporter | None
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _stamp,
             _add_ids,
             _describe_exception,
             structlog.processors.JSONRenderer(ensure_ascii=False),
@@ -73,8 +70,9 @@ def configure(process: ProcessSettings, name: str, exporter: SpanExporter | None
         exporter = OTLPSpanExporter(endpoint=f"{process.otlp_endpoint.rstrip('/')}/v1/traces", timeout=5)
     if exporter is not None:
         global _tracer, _provider, _ratio
-        _provider = TracerProvider(resource=Resource.create({"service.name": name}), sampler=ALWAYS_ON, shutdown_on_exit=False)
-        _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1_000))
+        resource = Resource.create({"service.name": name, "service.version": VERSION})
+        _provider = TracerProvider(resource=resource, sampler=ALWAYS_ON, shutdown_on_exit=False)
+        _provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_SPANS_MAX, schedule_delay_millis=1_000))
         _tracer, _ratio = _provider.get_tracer("linli"), process.trace_ratio
 
 
@@ -112,7 +110,8 @@ class _LibraryLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
+            line: structlog.typing.EventDict = {"event": record.getMessage(), "logger": record.name, "level": record.levelname.lower()}
+            _add_ids(None, "", _stamp(None, "", line))
             if record.exc_info and record.exc_info[1] is not None:
                 line["exception"] = describe(record.exc_info[1])
             sys.stderr.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -132,7 +131,7 @@ def _describe_exception(_logger: Any, _method: str, event: structlog.typing.Even
 def _add_ids(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     context = _context.get()
     if context is not None:
-        event["trace_id"] = f"{context.trace_id:032x}"
+        event["trace_id"], event["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
     if identifier := request_id.get():
         event["request_id"] = identifier
     return event
@@ -143,7 +142,7 @@ def traceparent() -> str:
     context = _context.get()
     if context is None:
         return ""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags.sampled):02x}"
 
 
 def parse_traceparent(header: str | None) -> SpanContext | None:
@@ -158,72 +157,152 @@ def parse_traceparent(header: str | None) -> SpanContext | None:
     return context if context.is_valid else None
 
 
-@contextmanager
-def entry(name: str, header: str | None, kind: SpanKind = SpanKind.SERVER) -> Iterator[Span | None]:
+class _Block:
+    """A block of code in a context, and in a span when there is one, which ends with it."""
+
+    __slots__ = ("_made", "_present", "_token")
+
+    def __init__(self, present: SpanContext, made: Span | None = None) -> None:
+        self._present = present
+        self._made = made
+
+    def __enter__(self) -> Span | None:
+        self._token = _context.set(self._present)
+        return self._made
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        _context.reset(self._token)
+        if self._made is not None:
+            if error is not None:
+                fail(self._made, type(error).__name__)
+            self._made.end()
+
+
+_NO_SPAN: Final = nullcontext[None]()
+Attributes = Mapping[str, str | int]
+
+
+def entry(
+    name: str,
+    header: str | None,
+    kind: SpanKind = SpanKind.SERVER,
+    attributes: Attributes | None = None,
+    *,
+    is_trusted: bool = True,
+    links: Sequence[SpanContext] = (),
+) -> AbstractContextManager[Span | None]:
     """The first span of a process for a request or an event: continues the caller's trace, or starts one at the sampling ratio.
 
-    Yields the span, or None when the trace is not sampled; either way its id is in the logs and travels on.
+    The header says too whether the trace is sampled. Of a caller who is not trusted only its ids are taken: strangers must not have
+    everything sampled. Yields the span, or None when the trace is not sampled; either way its id is in the logs and travels on.
     """
     parent = parse_traceparent(header)
-    is_root = parent is None
     if parent is None:
-        is_sampled = _tracer is not None and random.random() < _ratio
-        parent = SpanContext(
-            random.getrandbits(128) | 1,
-            random.getrandbits(64) | 1,
-            is_remote=False,
-            trace_flags=TraceFlags(TraceFlags.SAMPLED if is_sampled else 0),
-        )
-    token = _context.set(parent)
-    try:
-        if _tracer is None or not parent.trace_flags & TraceFlags.SAMPLED:
-            yield None
-        else:
-            with span(name, kind, is_root=is_root) as made:
-                yield made
-    finally:
-        _context.reset(token)
+        present = SpanContext(random.getrandbits(128) | 1, random.getrandbits(64) | 1, is_remote=False, trace_flags=_draw())
+        return _begin(name, Context(), kind, attributes, links) if present.trace_flags.sampled else _Block(present)
+    if not is_trusted:
+        parent = SpanContext(parent.trace_id, parent.span_id, is_remote=True, trace_flags=_draw())
+    if _tracer is None or not parent.trace_flags.sampled:
+        return _Block(parent)
+    return _begin(name, trace.set_span_in_context(NonRecordingSpan(parent), Context()), kind, attributes, links)
 
 
-@contextmanager
-def span(name: str, kind: SpanKind = SpanKind.INTERNAL, *, is_root: bool = False) -> Iterator[Span | None]:
+def span(name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes | None = None) -> AbstractContextManager[Span | None]:
     """A span inside a sampled trace; nothing at all outside of one."""
     parent = _context.get()
-    if _tracer is None or parent is None or not parent.trace_flags & TraceFlags.SAMPLED:
-        yield None
-        return
-    context = Context() if is_root else trace.set_span_in_context(NonRecordingSpan(parent), Context())
-    made = _tracer.start_span(name, context=context, kind=kind)
-    token = _context.set(made.get_span_context())
-    try:
-        yield made
-    except BaseException as error:
-        made.set_status(trace.StatusCode.ERROR, type(error).__name__)
-        raise
-    finally:
-        _context.reset(token)
-        made.end()
+    if _tracer is None or parent is None or not parent.trace_flags.sampled:
+        return _NO_SPAN
+    return _begin(name, trace.set_span_in_context(NonRecordingSpan(parent), Context()), kind, attributes)
+
+
+def statement(sql: str, database: str) -> AbstractContextManager[Span | None]:
+    """The span of one statement. Its text holds no values: those are its parameters, and are told to nobody."""
+    if not is_sampled():
+        return _NO_SPAN
+    summary = _summary(sql)
+    attributes = {"db.system.name": "postgresql", "db.namespace": database, "db.query.summary": summary, "db.query.text": sql.strip()}
+    return span(summary, SpanKind.CLIENT, attributes)
+
+
+_STEPS: Final = re.compile(
+    r"\b(INSERT) INTO ([a-z_]+)|\b(UPDATE) ([a-z_]+)|\b(DELETE) FROM ([a-z_]+)|\b(?:FROM|JOIN) ([a-z_]+)\b(?!\()|\b(SELECT|BEGIN|COMMIT)\b"
+)
+# What a statement calls its own parts: they are no tables.
+_NAMED: Final = re.compile(r"\b([a-z_]+) AS (?:MATERIALIZED )?\(")
+
+
+@lru_cache(maxsize=4096)
+def _summary(sql: str) -> str:
+    """What a statement does to which tables, such as `INSERT charges SELECT payments`."""
+    named = set(_NAMED.findall(sql))
+    steps = [" ".join(part for part in found if part and part not in named) for found in _STEPS.findall(sql)]
+    return " ".join(dict.fromkeys(filter(None, steps)))[:_SUMMARY_MAX] or sql.split(maxsplit=1)[0]
+
+
+def sending(event: str, event_id: str, header: str) -> AbstractContextManager[Span | None]:
+    """The span of an event that leaves: part of the trace of whoever has published it, which `header` says."""
+    if _tracer is None or not header.endswith("1"):
+        return _NO_SPAN
+    attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "publish",
+        "messaging.destination.name": event,
+        "messaging.message.id": event_id,
+    }
+    return entry(f"publish {event}", header, SpanKind.PRODUCER, attributes)
+
+
+def describe_http(span: Span, method: str, route: str, status: int) -> None:
+    """What the span of an HTTP request says; `route` is the template of its path, empty when it matched none."""
+    known = method in HTTP_METHODS
+    span.update_name(" ".join((method if known else "HTTP", *([route] if route else []))))
+    span.set_attributes(
+        {"http.request.method": method if known else OTHER_METHOD, "http.response.status_code": status, "url.scheme": "http"}
+    )
+    if route:
+        span.set_attribute("http.route", route)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        fail(span, str(status))
+
+
+def is_sampled() -> bool:
+    """Whether spans are made in the present context."""
+    context = _context.get()
+    return _tracer is not None and context is not None and context.trace_flags.sampled
+
+
+def fail(span: Span, reason: str) -> None:
+    """Says that what a span is about failed; `reason` is a type or a code, never a text."""
+    span.set_attribute("error.type", reason)
+    span.set_status(trace.StatusCode.ERROR)
+
+
+def _draw() -> TraceFlags:
+    return TraceFlags(TraceFlags.SAMPLED if _tracer is not None and random.random() < _ratio else TraceFlags.DEFAULT)
+
+
+def _begin(name: str, parent: Context, kind: SpanKind, attributes: Attributes | None = None, links: Sequence[SpanContext] = ()) -> _Block:
+    assert _tracer is not None
+    made = _tracer.start_span(name, context=parent, kind=kind, attributes=attributes, links=[Link(context) for context in links])
+    return _Block(made.get_span_context(), made)
 
 
 __all__ = [
-    "DEAD_LETTERS",
-    "EVENT_LAG_SECONDS",
-    "EVENT_SECONDS",
-    "HTTP_SECONDS",
-    "JOB_SECONDS",
-    "OUTBOX_SENT",
-    "OUTBOX_UNSENT",
-    "POOL_IN_USE",
-    "RPC_SECONDS",
     "ReadableSpan",
     "SpanKind",
     "configure",
     "describe",
+    "describe_http",
     "entry",
+    "fail",
     "flush",
+    "is_sampled",
     "log",
     "parse_traceparent",
     "request_id",
+    "sending",
     "span",
+    "statement",
     "traceparent",
 ]

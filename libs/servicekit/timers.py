@@ -14,9 +14,7 @@ from datetime import datetime, timedelta
 from time import perf_counter
 from uuid import UUID
 
-from prometheus_client import Histogram
-
-from servicekit import telemetry
+from servicekit import metrics, telemetry
 from servicekit.database import GIVE_WAY, PLATFORM, Database, Transaction
 from servicekit.errors import ServiceError
 
@@ -25,12 +23,6 @@ _POLL_S = 0.5
 _AT_ONCE = 4
 _RUN_S = 20.0
 _DELAY_MAX_S = 3600
-_LATE_SECONDS = Histogram(
-    "linli_timer_late_seconds",
-    "From when a timer was due to when it is taken up",
-    ["timer"],
-    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +184,7 @@ class Timers:
                 if taken is None:
                     return
                 await tx.enter(taken.community_id)
-                with telemetry.entry(f"fire {self._name(taken)}", None):
+                with telemetry.entry(f"fire {self._name(taken)}", None, telemetry.SpanKind.INTERNAL):
                     await self._handlers[taken.due.kind](tx, taken.due)
         except Exception as error:
             if taken is None:
@@ -205,7 +197,7 @@ class Timers:
                 self._subjects.discard(taken.due.subject_id)
             if not has_found.done():
                 has_found.set_result(False)
-        telemetry.JOB_SECONDS.labels(self._name(taken), outcome).observe(perf_counter() - started)
+        metrics.JOB_SECONDS.labels(self._name(taken), outcome).observe(perf_counter() - started)
 
     async def _take(self, tx: Transaction) -> _Taken | None:
         if self._floor is None:
@@ -219,7 +211,7 @@ class Timers:
         self._subjects.add(row["subject_id"])
         due = Due(row["kind"], row["subject_id"], row["name"], row["due_at"])
         taken = _Taken(row["community_id"], due, row["attempts"])
-        _LATE_SECONDS.labels(self._name(taken)).observe((tx.now - due.due_at).total_seconds())
+        metrics.TIMER_LATE_SECONDS.labels(self._name(taken)).observe((tx.now - due.due_at).total_seconds())
         return taken
 
     async def _postpone(self, taken: _Taken, error: Exception) -> None:

@@ -69,4 +69,5 @@ SERVICE = Service(
         every_outside(seconds=1, run=collection.send_refunds),
         every_outside(minutes=10, run=reconciling.reconcile_yesterdays),
     ],
+    outside=True,
 )

@@ -9,15 +9,12 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from random import uniform
-from time import monotonic, perf_counter
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
-from opentelemetry.trace import Span
 
-from servicekit import telemetry
+from servicekit import metrics, telemetry
 from servicekit.auth import Principal, Verifier, token_in
 from servicekit.errors import Internal, NotFound, ServiceError, Unavailable
 from servicekit.rpc import Peer
@@ -27,16 +24,13 @@ from services.gateway.documentation import Page, Pages
 from services.gateway.exchange import Exchange, Gone, Header, Receive, Send, etag_of, has_tag, takes, too_many
 from services.gateway.notifications import Notifications
 from services.gateway.problems import TEXTS, MethodNotAllowed, NotAcceptable, UnsupportedMedia, invalid
-from services.gateway.rate_limits import WINDOW_S, Network, RateLimit, Verdict, address_key, caller_address
-from services.gateway.routes import Route, RouteTable
+from services.gateway.rate_limits import WINDOW_S, Network, RateLimit, Verdict, address_key, caller_address, is_in
+from services.gateway.routes import RouteTable
 from services.gateway.transcode import Transcoding
 
 _SAFE = ("GET", "HEAD")
 # The status in our metrics of a request whose caller hung up before the answer; nginx made the number customary.
 _CLIENT_GONE = 499
-# A read that finds its service away is asked once more, when there is time left for it.
-_READ_ATTEMPTS = 2
-_RETRY_S = 0.05
 _PASSED_ON_BYTES_MAX = 8 * 1024
 _PASSED_ON_NAME = re.compile(rb"[a-z0-9][a-z0-9_.-]{0,63}")
 _PASSED_ON_VALUE = re.compile(rb"[\x20-\x7e]{0,2048}")
@@ -87,37 +81,43 @@ class Gateway:
         """Answers one request; nothing but a caller who hangs up goes without an answer."""
         if scope["type"] != "http":
             return
-        started = perf_counter()
         exchange = Exchange(scope, receive, send)
         token = telemetry.request_id.set(exchange.request_id)
         self._in_flight += 1
         try:
-            with telemetry.entry("http", exchange.header(b"traceparent")) as span:
+            header = exchange.header(b"traceparent")
+            with telemetry.entry("HTTP", header, is_trusted=bool(header) and self._is_from_proxy(exchange)) as span:
                 try:
-                    await self._serve(exchange, span)
+                    await self._serve(exchange)
                 except Gone:
                     pass
                 except Exception as error:
                     await _refuse(exchange, error)
+                finally:
+                    status = exchange.status or _CLIENT_GONE
+                    if span is not None:
+                        telemetry.describe_http(span, exchange.method, exchange.route, status)
         finally:
             self._in_flight -= 1
             telemetry.request_id.reset(token)
-            # How long a stream lasts, or a phone takes for a photo, is no time to answer.
-            if exchange.path != notifications.PATH and not exchange.path.startswith(blobs.PATH):
-                status = str(exchange.status or _CLIENT_GONE)
-                telemetry.HTTP_SECONDS.labels("gateway", status).observe(perf_counter() - started)
+            metrics.observe_http("gateway", exchange.method, exchange.route, status, exchange.answer_s())
 
-    async def _serve(self, exchange: Exchange, span: Span | None) -> None:
+    def _is_from_proxy(self, exchange: Exchange) -> bool:
+        """Whether a proxy that we trust sends this. Strangers do not choose which of their requests are traced."""
+        client = exchange.scope["client"]
+        return bool(client) and is_in(client[0], self._limits.trusted_proxies)
+
+    async def _serve(self, exchange: Exchange) -> None:
         exchange.check_head()
         if self._in_flight > self._limits.in_flight_max:
             raise Unavailable("gateway.busy", *TEXTS["gateway.busy"], retry_after_s=1)
         await self._limit(exchange)
         if exchange.path == notifications.PATH:
+            exchange.route = notifications.PATH
             await self._serve_notifications(exchange)
             return
         if self._blob_route is not None and exchange.path.startswith(blobs.PATH):
-            if span is not None:
-                span.update_name(f"{exchange.method} {blobs.TEMPLATE}")
+            exchange.route = blobs.TEMPLATE
             await (self._blob_route.serve(exchange) if exchange.method in blobs.VERBS else _serve_other_verb(exchange, *blobs.VERBS))
             return
         found = self._table.find(exchange.path)
@@ -125,13 +125,12 @@ class Gateway:
             await self._serve_page(exchange)
             return
         by_verb, path_values = found
+        exchange.route = next(iter(by_verb.values())).template
         verb = "GET" if exchange.method == "HEAD" else exchange.method
         route = by_verb.get(verb)
         if route is None:
             await _serve_other_verb(exchange, *by_verb, *(("HEAD",) if "GET" in by_verb else ()))
             return
-        if span is not None:
-            span.update_name(f"{verb} {route.template}")
         await self._serve_route(exchange, self._transcodings[route], path_values)
 
     async def _limit(self, exchange: Exchange) -> None:
@@ -175,7 +174,7 @@ class Gateway:
         if transcoding.raw_body:
             metadata += _passed_on(exchange)
         request = transcoding.request(path_values, exchange.query, body, exchange.header(b"content-type"))
-        response = await self._call(route, request, metadata, timeout_s, attempts=_READ_ATTEMPTS if is_read else 1)
+        response = await self._peers[route.service].call(route.rpc_path, request, metadata, timeout_s, is_read=is_read)
         status, content_type, content = transcoding.answer(response)
         if status == 204:
             await exchange.answer(204, (_NO_STORE,), b"")
@@ -189,23 +188,11 @@ class Gateway:
         else:
             await exchange.answer(status, ((b"content-type", content_type), _NO_STORE), content)
 
-    async def _call(self, route: Route, request: bytes, metadata: list[tuple[str, str]], timeout_s: float, *, attempts: int) -> bytes:
-        peer = self._peers[route.service]
-        deadline = monotonic() + timeout_s
-        while True:
-            try:
-                return await peer.call(route.rpc_path, request, metadata, deadline - monotonic())
-            except Unavailable:
-                attempts -= 1
-                pause_s = uniform(0.5, 1.5) * _RETRY_S
-                if not attempts or deadline - monotonic() < 2 * pause_s:
-                    raise
-                await asyncio.sleep(pause_s)
-
     async def _serve_page(self, exchange: Exchange) -> None:
         page = await self._pages.find(exchange.path)
         if page is None:
             raise NotFound("request.path_not_found", *TEXTS["request.path_not_found"])
+        exchange.route = exchange.path
         if exchange.method not in _SAFE:
             await _serve_other_verb(exchange, *_SAFE)
         else:
@@ -306,7 +293,7 @@ async def _answer_page(exchange: Exchange, page: Page) -> None:
 async def _refuse(exchange: Exchange, error: Exception) -> None:
     """Answers with the problem that an error is. What is no ServiceError is a defect of ours: logged, and its text stays here."""
     if not isinstance(error, ServiceError):
-        telemetry.log.error("request_failed", path=exchange.path, exc_info=error)
+        telemetry.log.error("request_failed", route=exchange.route, exc_info=error)
         error = Internal()
     if exchange.status:
         return  # The answer has begun; all that is left is to end it.

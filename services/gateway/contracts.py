@@ -5,7 +5,7 @@
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -26,18 +26,25 @@ class Contracts:
 
 def load() -> Contracts:
     """Reads the descriptor set and imports the generated modules, so that messages of the contracts can be made."""
-    descriptors = FileDescriptorSet.FromString(files("linli").joinpath("descriptors.binpb").read_bytes())
     pool = descriptor_pool.Default()
     services: list[ServiceDescriptor] = []
     comments: dict[str, str] = {}
-    for file in descriptors.file:
-        if not file.package.startswith(_PACKAGE):
-            continue
+    for file in _files():
         # The generated module of linli/parking/v1/parking.proto is linli.parking.v1.parking_pb2; importing it fills the pool.
         importlib.import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
         services += (pool.FindServiceByName(f"{file.package}.{service.name}") for service in file.service)
         comments |= _comments(file)
     return Contracts(services, comments)
+
+
+def services() -> Set[str]:
+    """The names of the services that have an API."""
+    return {service_of(f"{file.package}.{service.name}") for file in _files() for service in file.service}
+
+
+def _files() -> list[FileDescriptorProto]:
+    descriptors = FileDescriptorSet.FromString(files("linli").joinpath("descriptors.binpb").read_bytes())
+    return [file for file in descriptors.file if file.package.startswith(_PACKAGE)]
 
 
 def service_of(full_name: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import lru_cache
+from time import perf_counter
 from typing import Any
 
 from servicekit.errors import Exhausted, Unauthenticated
@@ -45,7 +46,22 @@ class Gone(Exception):
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_send", "answer_headers", "headers", "language", "method", "path", "query", "receive", "request_id", "scope", "status")
+    __slots__ = (
+        "_answered",
+        "_began",
+        "_send",
+        "answer_headers",
+        "headers",
+        "language",
+        "method",
+        "path",
+        "query",
+        "receive",
+        "request_id",
+        "route",
+        "scope",
+        "status",
+    )
 
     def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -62,6 +78,14 @@ class Exchange:
         self.answer_headers: list[Header] = []
         # 0 until the answer has begun.
         self.status = 0
+        # The template of its path; empty when it has none of ours.
+        self.route = ""
+        self._began = perf_counter()
+        self._answered: float | None = None
+
+    def answer_s(self) -> float:
+        """How long the answer took until it began, without the time that the caller took to send the body."""
+        return (self._answered or perf_counter()) - self._began
 
     def header(self, name: bytes) -> str:
         """The value of a header, empty when it is absent."""
@@ -115,11 +139,14 @@ class Exchange:
         deadline = asyncio.get_running_loop().time() + within_s
         size, more = 0, True
         while more:
+            asked = perf_counter()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await self.receive()
             except TimeoutError:
                 raise invalid("request.body_late", kind=TooSlow) from None
+            finally:
+                self._began += perf_counter() - asked
             if message["type"] == "http.disconnect":
                 raise Gone
             chunk: bytes = message.get("body", b"")
@@ -139,15 +166,16 @@ class Exchange:
             head.append((b"content-encoding", b"gzip"))
         if status not in (204, 304):
             head.append((b"content-length", b"%d" % len(body)))
-        self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
+        await self._start(status, head)
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def begin(self, headers: Sequence[Header]) -> None:
         """Begins an answer of unknown length; `write` goes on with it."""
-        self.status = 200
-        head = [*_ALWAYS, _POLICY, (b"x-request-id", self.request_id.encode()), *self.answer_headers, *headers]
-        await self._send({"type": "http.response.start", "status": 200, "headers": head})
+        await self._start(200, [*_ALWAYS, _POLICY, (b"x-request-id", self.request_id.encode()), *self.answer_headers, *headers])
+
+    async def _start(self, status: int, head: Sequence[Header]) -> None:
+        self.status, self._answered = status, perf_counter()
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
 
     async def write(self, chunk: bytes, *, last: bool = False) -> None:
         """Writes a part of the answer that was begun."""

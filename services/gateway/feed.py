@@ -228,6 +228,6 @@ def _notice(sequence: int, headers: dict[str, str] | None, body: bytes | None) -
     try:
         event = received(headers or {}, body or b"", Notified)
     except ValueError as error:
-        telemetry.log.error("notification_unreadable", sequence=sequence, error=str(error))
+        telemetry.log.error("notification_unreadable", sequence=sequence, error=telemetry.describe(error))
         return None
     return Notice(sequence, event.occurred_at, event.message)

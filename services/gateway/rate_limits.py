@@ -73,7 +73,7 @@ def caller_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     """
     address = peer
     for hop in reversed(forwarded_for.split(",")) if forwarded_for else ():
-        if not _is_in(address, trusted):
+        if not is_in(address, trusted):
             break
         address = hop.strip()
     return address
@@ -90,7 +90,8 @@ def address_key(address: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _is_in(address: str, trusted: Sequence[Network]) -> bool:
+def is_in(address: str, trusted: Sequence[Network]) -> bool:
+    """Whether an address is in one of these networks."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 
 from servicekit.blobs import BlobSettings, open_blobs
 from servicekit.config import Count, SettingsError
-from servicekit.rpc import Peer
 from servicekit.service import Asgi, Running, Service
 from services.gateway import contracts, openapi
 from services.gateway.app import Gateway, Limits
@@ -53,7 +52,7 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
     store = open_blobs(settings)
     feed = Feed(running.nats, running.process.stream_replicas)
     known = contracts.load()
-    peers = {name: Peer(running.address_of(name)) for name in {contracts.service_of(s.full_name) for s in known.services}}
+    peers = {name: running.peer(name) for name in running.peers}
     connections = Connections(settings.notification_connections_per_account, settings.notification_connections_max)
     table = compile_routes(known.services)
     transcodings = [compile_route(route) for route in table.routes]
@@ -122,5 +121,6 @@ SERVICE = Service(
     resources=open_resources,
     http=application,
     nats_publishes=NATS_PUBLISHES,
+    calls=contracts.services(),
     always_on=True,
 )

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from linli.workorders.v1.events_pb2 import TargetMissed, WorkOrderChanged
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
@@ -33,6 +35,8 @@ _REMEMBERED: Final = timedelta(seconds=4 * STREAM_AGE_S)
 # How long somebody may still have to call about an order that is closed, and how many phones one run forgets.
 _PHONE_KEPT: Final = timedelta(days=90)
 _PHONES_AT_ONCE: Final = 10_000
+FIRST_RESPONSES = Counter("linli_first_responses_total", "Promises of a first response that were kept in time, or missed", ["outcome"])
+_IN_TIME, _LATE = FIRST_RESPONSES.labels("in_time"), FIRST_RESPONSES.labels("late")
 
 
 async def move(
@@ -63,10 +67,14 @@ async def amend(tx: Transaction, order: Order, action: str, *, account_id: UUID 
 async def _write(tx: Transaction, before: Order, after: Order, action: str, account_id: UUID | None, note: str) -> Order:
     for target in Target:
         due_at, kept_at = before.due_at(target), after.kept_at(target)
-        if before.awaits(target) and not before.is_missed(target) and due_at and kept_at and due_at < (before.clock_stopped_at or kept_at):
+        if not (before.awaits(target) and not before.is_missed(target) and due_at and kept_at):
+            continue
+        if due_at < (before.clock_stopped_at or kept_at):
             # Kept late, before its timer came to fire. The promise was missed all the same.
             before = await miss(tx, before, target, 1)
             after = replace(after, told=before.told, missed=before.missed, missed_at=before.missed_at)
+        elif target is Target.RESPONSE:
+            tx.count(_IN_TIME)
     after = await target_operations.follow(tx, before, after)
     after = replace(after, version=before.version + 1)
     await order_store.update_order(tx, after)
@@ -107,6 +115,8 @@ async def miss(tx: Transaction, order: Order, target: Target, level: int) -> Ord
     missed = order.missed if target in order.missed else (*order.missed, target.value)
     told = (*order.told, told_name(target, f"level_{level}"))
     order = await amend(tx, order, "missed", note=f"{target}: {role}", told=told, missed=missed, missed_at=order.missed_at or tx.now)
+    if target is Target.RESPONSE and level == 1:
+        tx.count(_LATE)
     due_at = to_timestamp(order.due_at(target))
     tx.publish(TargetMissed(order_id=str(order.order_id), target=target, due_at=due_at, level=level, role=role), version=order.version)
     return order

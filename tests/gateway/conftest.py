@@ -72,8 +72,10 @@ async def run_upstream() -> AsyncIterator[Upstream]:
     running = Upstream(free_address())
 
     class Handler(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
             method = details.method.removeprefix("/")
+            if not method.startswith("linli."):
+                return None  # A server that does not speak of its health is taken for well.
 
             async def answer(body: bytes, context: Any) -> bytes:
                 return await running.answer(method, body, context)

@@ -256,15 +256,20 @@ async def test_a_service_that_is_too_slow_is_503_in_the_time_asked_for(client: C
     assert len(upstream.calls) == 1, "there was no time left to ask again"
 
 
-async def test_a_read_is_asked_again_once_and_a_command_never(client: Client, upstream: Upstream) -> None:
+async def test_a_read_is_asked_again_once_and_a_command_only_with_its_key(client: Client, upstream: Upstream) -> None:
     away = Unavailable("database.unavailable", "数据库暂时不可用", "Away", retry_after_s=1)
     upstream.answers[PARKING + "GetLot"] = away
     assert (await client.get(LOT)).status_code == 503
     assert len(upstream.calls) == 2
     upstream.calls.clear()
     upstream.answers[PARKING + "CreateLot"] = away
-    assert (await client.post("/v1/parking/lots", json={})).status_code == 503
-    assert len(upstream.calls) == 1
+    key = {"idempotency-key": "one"}
+    async with httpx.AsyncClient(base_url=client.url) as stranger:
+        # Keys are kept for callers who say who they are.
+        for caller, headers, times in ((client, {}, 1), (client, key, 2), (stranger, key, 1)):
+            upstream.calls.clear()
+            assert (await caller.post("/v1/parking/lots", json={}, headers=headers)).status_code == 503
+            assert len(upstream.calls) == times
 
 
 async def test_a_service_that_is_not_there_is_503(servers: Servers) -> None:
@@ -375,11 +380,11 @@ async def test_the_openapi_document_is_served_compressed_and_cached(client: Clie
     assert (await client.get("/openapi.json", headers={"if-none-match": response.headers["etag"]})).status_code == 304
 
 
-async def test_requests_are_counted_by_their_status(client: Client, upstream: Upstream) -> None:
+async def test_requests_are_counted_by_the_template_of_their_path_and_their_status(client: Client, upstream: Upstream) -> None:
     await client.get(LOT)
     async with httpx.AsyncClient() as operator:
         metrics = (await operator.get(f"{client.platform.ops_url}/metrics")).text
-    assert 'linli_http_seconds_count{service="gateway",status="200"}' in metrics
+    assert 'linli_http_seconds_count{method="GET",route="/v1/parking/lots/{lot_id}",service="gateway",status="200"}' in metrics
 
 
 async def test_two_callers_on_one_connection_do_not_mix(client: Client, upstream: Upstream) -> None:

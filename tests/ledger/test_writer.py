@@ -16,6 +16,7 @@ from servicekit.database import Database, open_database
 from servicekit.errors import Exhausted, ServiceError, Unavailable
 from servicekit.identifiers import new_id
 from tests.ledger.books import Books, PlainWriter, decide
+from tests.measured import measured
 from tests.support import Servers, eventually
 
 COMMITS = "SELECT count(DISTINCT xmin::text) FROM ledger_transfers"
@@ -45,11 +46,15 @@ async def test_callers_that_wait_at_the_same_time_share_a_commit(books: Books) -
     residents = [await books.open() for _ in range(4)]
     writer = books.writer()
     gifts = [books.transfer(books.issuer, residents[number % 4], 1) for number in range(400)]
+    sizes = [measured(f"linli_ledger_group_size_{part}", service=books.database.service) for part in ("sum", "count")]
     receipts = await asyncio.gather(*(writer.submit(books.community_id, gift) for gift in gifts))
     assert [receipt.transfer_id for receipt in receipts] == [gift.transfer_id for gift in gifts]
     assert await total(books, residents) == 400
     async with books.database.transaction(books.community_id) as tx:
-        assert await tx.fetchval(COMMITS) < 10
+        commits = await tx.fetchval(COMMITS)
+    assert commits < 10
+    assert measured("linli_ledger_group_size_sum", service=books.database.service) == sizes[0] + 400
+    assert measured("linli_ledger_group_size_count", service=books.database.service) < sizes[1] + 10
 
 
 async def test_64_withdrawals_at_once_with_funds_for_one(books: Books) -> None:

@@ -1,22 +1,24 @@
 """Logs that machines read and that name nobody; traces that follow a request through everything."""
 
+import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import structlog
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from servicekit import telemetry
 from servicekit.config import ProcessSettings
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, Internal
 from servicekit.events import Received
-from servicekit.messaging import on
+from servicekit.messaging import on, on_batch
 from tests.servicekit.toy import MISBEHAVE, SAY, TOY, Echoed, Spoken, message, toy
 from tests.support import Servers, eventually, platform, principal
 
@@ -56,7 +58,8 @@ def test_a_log_line_is_json_with_its_trace_and_request(configured: None, capfd: 
         telemetry.log.warning("something", text='quotes " and\nlines', chinese="门")
     telemetry.request_id.reset(token)
     (line,) = lines(capfd)
-    assert (line["event"], line["level"], line["trace_id"], line["request_id"]) == ("something", "warning", "a" * 32, "r1")
+    assert (line["event"], line["level"]) == ("something", "warning")
+    assert (line["trace_id"], line["span_id"], line["request_id"]) == ("a" * 32, "b" * 16, "r1")
     assert (line["text"], line["chinese"]) == ('quotes " and\nlines', "门")
 
 
@@ -128,16 +131,18 @@ async def relatives(servers: Servers, exporter: InMemorySpanExporter) -> list[Re
 
 async def test_one_trace_follows_a_call_through_the_outbox_and_the_broker_to_the_handlers_sql(relatives: list[ReadableSpan]) -> None:
     assert {f"{span.context.trace_id:032x}" for span in relatives if span.context} == {"a" * 32}
-    by_name = {span.name: span for span in relatives}
-    call, handling = by_name["/linli.toy.v1.ToyService/Say"], by_name["handle toy-echo_on_spoken"]
-    assert call.parent is not None
-    assert f"{call.parent.span_id:016x}" == "b" * 16
-    assert handling.parent is not None
-    assert call.context is not None
-    assert handling.parent.span_id == call.context.span_id
-    parents = {span.parent.span_id for span in relatives if span.name == "sql" and span.parent}
-    assert handling.context is not None
-    assert parents == {call.context.span_id, handling.context.span_id}
+    names = {span.context.span_id: span.name for span in relatives if span.context}
+    tree = {(names.get(span.parent.span_id, ""), span.name, span.kind) for span in relatives if span.parent}
+    call, said, heard = "linli.toy.v1.ToyService/Say", "publish linli.toy.v1.Spoken", "process linli.toy.v1.Spoken"
+    transaction = {"BEGIN", "INSERT heard", "INSERT outbox SELECT outbox", "COMMIT"}
+    assert tree == {
+        ("", call, SpanKind.SERVER),
+        *((call, each, SpanKind.CLIENT) for each in {*transaction, "SELECT heard"}),
+        (call, said, SpanKind.PRODUCER),
+        (said, heard, SpanKind.CONSUMER),
+        *((heard, each, SpanKind.CLIENT) for each in transaction),
+        (heard, "publish linli.toy.v1.Echoed", SpanKind.PRODUCER),
+    }
 
 
 async def test_a_call_that_nobody_samples_makes_no_span_and_its_id_travels_all_the_same(
@@ -180,6 +185,55 @@ def test_a_span_of_what_failed_says_so_without_the_text(configured: None, export
     (span,) = exporter.get_finished_spans()
     assert not span.status.is_ok
     assert PHONE not in span.to_json()
+
+
+@pytest.mark.parametrize(("ratio", "flag"), [(0.0, "01"), (1.0, "00")])
+def test_whom_we_do_not_trust_names_the_trace_and_does_not_decide_whether_it_is_sampled(
+    configured: None, exporter: InMemorySpanExporter, ratio: float, flag: str
+) -> None:
+    telemetry.configure(ProcessSettings(trace_ratio=ratio), "toy", exporter)
+    with telemetry.entry("asked", f"00-{'a' * 32}-{'b' * 16}-{flag}", is_trusted=False) as span:
+        assert (span is not None) == (ratio == 1.0)
+        passed_on = telemetry.traceparent()
+    assert passed_on.startswith(f"00-{'a' * 32}-")
+    assert passed_on.endswith("01" if ratio == 1.0 else "00")
+
+
+async def test_events_that_are_handled_together_are_part_of_one_trace_and_linked_to_the_others(
+    servers: Servers, exporter: InMemorySpanExporter
+) -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hear(_tx: Transaction, _events: Sequence[Received[Any]]) -> None:
+        begun.set()
+        await goes_on.wait()
+
+    async with platform(servers, toy(on_batch(Spoken, hear))) as running:
+        await running.publish(Spoken(word_id="first", word="first"), COMMUNITY)
+        await begun.wait()
+        for trace in "cde":
+            header = f"00-{trace * 32}-{'b' * 16}-{'00' if trace == 'c' else '01'}"
+            await running.publish(Spoken(word_id=trace, word=trace), COMMUNITY, traceparent=header)
+        goes_on.set()
+
+        async def handled() -> list[ReadableSpan]:
+            telemetry.flush()
+            return [span for span in exporter.get_finished_spans() if span.kind is SpanKind.CONSUMER]
+
+        (together,) = await eventually(handled)
+    assert together.context is not None
+    assert f"{together.context.trace_id:032x}" == "d" * 32
+    assert [f"{link.context.trace_id:032x}" for link in together.links] == ["e" * 32]
+    assert together.attributes is not None
+    assert together.attributes["messaging.batch.message_count"] == 3
+
+
+def test_a_statement_is_named_after_what_it_does_to_which_tables() -> None:
+    sql = """
+    WITH seen AS (SELECT read_id FROM reads JOIN lots USING (lot_id)), kept AS MATERIALIZED (INSERT INTO stays SELECT * FROM seen)
+    UPDATE lanes SET at = now() FROM unnest($1::uuid[]) WHERE EXISTS (SELECT FROM kept FOR UPDATE)
+    """
+    assert telemetry._summary(sql) == "SELECT reads lots INSERT stays UPDATE lanes"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,16 @@ import pytest
 from linli.workorders.v1 import workorders_pb2 as pb
 from linli.workorders.v1.events_pb2 import TargetMissed
 from servicekit.times import to_timestamp
+from tests.measured import measured
 from tests.workorders.arrange import MONDAY_10, Community, Person, passes, promising
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WEEKDAYS = [pb.WorkingHours(weekday=weekday, from_minute=540, until_minute=1080) for weekday in range(1, 6)]
+
+
+def responses() -> tuple[float, float]:
+    """First responses that were in time, and those that were late."""
+    return measured("linli_first_responses_total", outcome="in_time"), measured("linli_first_responses_total", outcome="late")
 
 
 async def test_what_nobody_answers_is_warned_of_twice_and_goes_up_the_chain_step_by_step(community: Community) -> None:
@@ -50,14 +56,18 @@ async def test_what_nobody_answers_is_warned_of_twice_and_goes_up_the_chain_step
 async def test_what_is_answered_in_time_escalates_nowhere(community: Community) -> None:
     await community.terms()
     reporter, plumber = await community.resident(), await community.technician()
+    in_time, late = responses()
     order = await reporter.report(await community.category(**promising(response_minutes=15)))
     await passes(community, order, until=MONDAY_10 + timedelta(minutes=14), warned=2)
     accepted = await plumber.accept(order)
+    assert responses() == (in_time + 1, late)
     assert not accepted.HasField("response_due_at")
     witness = await reporter.report(await community.category(**promising(response_minutes=15)))
     await passes(community, witness, until=MONDAY_10 + timedelta(hours=1), missed=3)
     assert await community.actions(order) == ["reported", "triaged", "offered", "warned", "warned", "accepted"]
     assert community.missed(order) == []
+    # The witness's chain has three steps, and is one miss.
+    assert responses() == (in_time + 1, late + 1)
 
 
 async def test_who_comes_late_before_the_timer_fires_has_missed_the_promise_all_the_same(community: Community) -> None:
@@ -65,8 +75,10 @@ async def test_who_comes_late_before_the_timer_fires_has_missed_the_promise_all_
     reporter, plumber = await community.resident(), await community.technician()
     order = await reporter.report(await community.category(**promising(response_minutes=15)))
     # Timers are looked at twice a second, and this is faster most of the time; the outcome is the same either way.
+    before = responses()
     community.clock.now = MONDAY_10 + timedelta(minutes=16)
     accepted = await plumber.accept(order)
+    assert responses() == (before[0], before[1] + 1)
     assert accepted.missed == ["response"]
     await community.event(TargetMissed, order_id=order.order_id)
     assert [level for _, level, _ in community.missed(order)] == [1]
