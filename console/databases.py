@@ -2,8 +2,8 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
 import asyncpg
@@ -16,7 +16,7 @@ from infra.local.accounts import OPERATOR
 from servicekit import messaging, outbox, schema
 from servicekit.clock import system_clock
 from servicekit.config import DatabaseSettings, NatsSettings, ProcessSettings, load
-from servicekit.database import PLATFORM, Database, open_database
+from servicekit.database import PLATFORM, WRONG_ADDRESS, Database, open_database
 from servicekit.service import Service
 
 LIST_DEAD_LETTERS = """
@@ -29,10 +29,23 @@ WHERE (dead_letter_id = ANY($1::uuid[])) OR ($1::uuid[] = '{}' AND replayed_at I
 """
 # One that has failed again meanwhile waits again.
 MARK_REPLAYED = "UPDATE dead_letters SET replayed_at = $3 WHERE dead_letter_id = $1 AND failed_at = $2"
+# It keeps its row, as one that was handed out does.
+DISMISS = "UPDATE dead_letters SET replayed_at = now() WHERE dead_letter_id = ANY($1::uuid[]) AND replayed_at IS NULL"
 
 
 class DatabaseError(Exception):
     """A database could not be reached or changed; the text says which and why."""
+
+
+@contextmanager
+def reached(service: str) -> Iterator[None]:
+    """Says of a service what keeps the block from its database. Raises DatabaseError."""
+    try:
+        yield
+    except WRONG_ADDRESS as error:  # Its text may hold a part of the address, and so of the password.
+        raise DatabaseError(f"{service}: the address of the database is wrong: {type(error).__name__}") from None
+    except (schema.MigrationError, asyncpg.PostgresError, OSError) as error:
+        raise DatabaseError(f"{service}: {error}") from error
 
 
 class OwnerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +60,8 @@ async def migrate(services: Sequence[Service]) -> None:
         if not service.migrations:
             continue
         owner_url = load(OwnerSettings, service.name).migration_url
-        try:
+        with reached(service.name):
             await schema.migrate(owner_url, service.migrations)
-        except (schema.MigrationError, asyncpg.PostgresError, OSError, TimeoutError) as error:
-            raise DatabaseError(f"{service.name}: {error}") from error
         typer.echo(f"{service.name}: up to date")
 
 
@@ -59,10 +70,9 @@ async def _database(name: str) -> AsyncIterator[Database]:
     (service,) = catalog.find([name])
     if not service.migrations:
         raise DatabaseError(f"{name} has no database")
-    try:
-        database = await open_database(name, load(DatabaseSettings, name).database_url, pool_size=1, clock=system_clock)
-    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-        raise DatabaseError(f"{name}'s database cannot be reached: {error}") from error
+    url = load(DatabaseSettings, name).database_url
+    with reached(name):
+        database = await open_database(name, url, pool_size=1, clock=system_clock)
     try:
         yield database
     finally:
@@ -78,10 +88,7 @@ async def list_dead_letters(service: str, *, every: bool) -> None:
 
 async def replay_dead_letters(service: str, identifiers: Sequence[str]) -> None:
     """Publishes dead letters again and marks them."""
-    try:
-        chosen = [uuid.UUID(identifier) for identifier in identifiers]
-    except ValueError:
-        raise DatabaseError("a dead letter's id is a UUID, as `linli deadletters list` prints it") from None
+    chosen = _letter_ids(identifiers)
     process = load(ProcessSettings)
     client = await messaging.connect(process, load(NatsSettings, OPERATOR), OPERATOR)
     publisher = messaging.Publisher(client, service)
@@ -101,6 +108,20 @@ async def replay_dead_letters(service: str, identifiers: Sequence[str]) -> None:
     typer.echo(f"{len(letters)} replayed")
 
 
+async def dismiss_dead_letters(service: str, identifiers: Sequence[str]) -> None:
+    """Marks dead letters that nobody can ever handle as dealt with; nothing is published."""
+    async with _database(service) as database, database.transaction(PLATFORM) as transaction:
+        count = await transaction.execute(DISMISS, _letter_ids(identifiers))
+    typer.echo(f"{count} dismissed")
+
+
+def _letter_ids(identifiers: Sequence[str]) -> list[uuid.UUID]:
+    try:
+        return [uuid.UUID(identifier) for identifier in identifiers]
+    except ValueError:
+        raise DatabaseError("a dead letter's id is a UUID, as `linli deadletters list` prints it") from None
+
+
 async def replay_outbox(service: str, since: datetime) -> None:
     """Marks what was published since an instant as unsent; the running service's relay publishes it again within a second."""
     async with _database(service) as database, database.transaction(PLATFORM) as transaction:
@@ -113,11 +134,10 @@ async def audit_ledger(service: str) -> None:
     (declared,) = catalog.find([service])
     if ledger.MIGRATIONS not in declared.migrations:
         raise DatabaseError(f"{service} keeps no ledger")
-    try:
+    url = load(DatabaseSettings, service).database_url
+    with reached(service):
         # Without the pool's limit of time: millions of entries take minutes.
-        connection = await asyncpg.connect(load(DatabaseSettings, service).database_url)
-    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-        raise DatabaseError(f"{service}'s database cannot be reached: {error}") from error
+        connection = await asyncpg.connect(url)
     broken = 0
     try:
         async for finding in ledger.audit.audit(connection):

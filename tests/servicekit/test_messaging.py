@@ -266,6 +266,36 @@ async def test_a_dead_letter_is_handed_to_its_own_consumer_again_and_to_no_other
             assert await tx.fetchval("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL") == 0
 
 
+async def test_a_dead_letter_that_was_dismissed_waits_for_nobody_and_is_not_handed_out_again(
+    servers: Servers, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_mended = False
+
+    async def fail_until_mended(tx: Transaction, event: Received[Any]) -> None:
+        if not is_mended:
+            raise ValueError
+        await note(tx, event)
+
+    service = toy(on(Spoken, fail_until_mended))
+    monkeypatch.setattr("console.catalog.find", lambda _names: [service])
+    async with platform(servers, service) as running:
+        await say(running, "useless")
+        await say(running, "useful")
+        await eventually(dead(running, 2))
+        async with running.transaction("toy", PLATFORM) as tx:
+            useless = await tx.fetchval("SELECT dead_letter_id FROM dead_letters ORDER BY failed_at, dead_letter_id LIMIT 1")
+            word = await tx.fetchval("SELECT encode(body, 'escape') FROM dead_letters WHERE dead_letter_id = $1", useless)
+        with pytest.raises(databases.DatabaseError, match="UUID"):
+            await databases.dismiss_dead_letters("toy", ["useless"])
+        await databases.dismiss_dead_letters("toy", [str(useless)])
+        is_mended = True
+        await databases.replay_dead_letters("toy", [])
+        await eventually(hears(running, "useful" if "useless" in word else "useless"))
+        async with running.transaction("toy", PLATFORM) as tx:
+            assert await tx.fetchval("SELECT count(*) FROM dead_letters WHERE replayed_at IS NULL") == 0
+            assert await tx.fetchval(DEAD) == 2
+
+
 async def test_a_message_that_is_not_from_the_broker_is_not_handled(servers: Servers) -> None:
     async with platform(servers, toy(on(Spoken, note))) as running:
         client = running.host.running[0].nats
@@ -642,7 +672,8 @@ async def test_an_existing_consumer_with_other_settings_is_brought_up_to_date(se
         assert info.config.max_ack_pending == messaging._IN_WORK_MAX
         changed = ConsumerConfig(**{**info.config.__dict__, "max_ack_pending": 3})
         await stream.add_consumer("LINLI_TOY", changed)
-        await running.host._consumers[0].ensure()
+        [consumer] = running.host._consumers
+        await consumer.ensure(await messaging.ensure_stream(running.host.running[0].nats, consumer.event, 1))
         assert (await stream.consumer_info("LINLI_TOY", "toy-note")).config.max_ack_pending == messaging._IN_WORK_MAX
 
 
