@@ -116,7 +116,7 @@ def _write_configuration(server: NatsServer, process: ServerProcess, configurati
     if server.monitor_port:
         text += f'http: "{server.host}:{server.monitor_port}"\n'
     if server.mqtt_port:
-        text += f'mqtt {{ listen: "{server.host}:{server.mqtt_port}" }}\n'
+        text += f'mqtt {{ listen: "{server.host}:{server.mqtt_port}", reject_qos2_publish: true }}\n'
     path = process.folder / "nats.conf"
     path.touch(mode=0o600)  # before it is written: it may hold passwords
     path.write_text(text + configuration)

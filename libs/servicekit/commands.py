@@ -21,6 +21,15 @@ LIFETIME: Final = timedelta(seconds=10)
 _NONCE_BYTES: Final = 16
 
 
+def next_counter(last: int, now: datetime) -> int:
+    """The counter of the next command to a device: above the last, and never below the milliseconds since 1970.
+
+    A device refuses what is not above the last command that it obeyed, and does not go back in time with our database: after a restore
+    from an older state the clock is above every counter that was given out since, as long as no device gets a thousand commands a second.
+    """
+    return max(last + 1, int(now.timestamp() * 1000))
+
+
 class CommandSigner:
     """Signs commands, bare: devices check exactly the bytes that they get. A serialized command begins with the byte 0x0a."""
 

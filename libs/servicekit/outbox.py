@@ -3,20 +3,22 @@
 What a transaction has just committed leaves from memory, when nothing waits that its aggregates have published before: then no later event
 of theirs can overtake it, in this process or another, because whoever writes one finds these unsent. Everything else, and what could not
 leave, is read from the table by one relay at a time, which is woken in the process after each such commit and looks by itself every second.
-Rows stay until they are old, so that a broker that lost its disk can be given them again.
+Rows stay until they are old: a broker that has lost its disk is given them again, as soon as it is back and without anybody asking.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context
 from datetime import timedelta
 
 import asyncpg
 
-from servicekit import telemetry
+from servicekit import metrics, streams, telemetry
 from servicekit.database import PLATFORM, Database, Transaction
 from servicekit.errors import Unavailable
-from servicekit.events import Envelope
+from servicekit.events import Envelope, EventType
 from servicekit.messaging import STREAM_AGE_S, Publisher
+from servicekit.streams import Mark
 
 _POLL_S = 1.0
 _PAUSE_S = 0.2
@@ -39,7 +41,11 @@ WHERE event_id = ANY($1::uuid[]) AND sent_at IS NULL
 """
 # What has waited for longer than any event that is on its way.
 _SELECT_LATE = "SELECT EXISTS (SELECT FROM outbox WHERE sent_at IS NULL AND created_at < now() - interval '1 second')"
-_COUNT_UNSENT = "SELECT count(*) FROM outbox WHERE sent_at IS NULL"
+# What people were told is not told again days later: it is only repeated when it may not have reached them.
+_REPLAY_TYPES = """
+UPDATE outbox SET sent_at = NULL
+WHERE sent_at IS NOT NULL AND (type = ANY($1::text[]) OR (type = ANY($2::text[]) AND created_at > now() - interval '10 minutes'))
+"""
 _REPLAY = "UPDATE outbox SET sent_at = NULL WHERE created_at >= $1 AND sent_at IS NOT NULL"
 _PRUNE_OUTBOX = "DELETE FROM outbox WHERE created_at < now() - $1::interval AND sent_at IS NOT NULL"
 _PRUNE_INBOX = "DELETE FROM inbox WHERE handled_at < now() - $1::interval"
@@ -49,7 +55,7 @@ _PRUNE_KEYS = "DELETE FROM idempotency_keys WHERE created_at < now() - $1::inter
 class Relay:
     """One service's relay in one process."""
 
-    def __init__(self, database: Database, publisher: Publisher) -> None:
+    def __init__(self, database: Database, publisher: Publisher, published: Sequence[EventType] = ()) -> None:
         self._database = database
         self._publisher = publisher
         self._woken = asyncio.Event()
@@ -58,6 +64,9 @@ class Relay:
         self._unmarked: set[str] = set()
         self._comparing = asyncio.Lock()
         self._marking: asyncio.Task[None] | None = None
+        self._published = published
+        # The broker's streams as this process saw them last, or before it another one.
+        self._streams: dict[str, Mark] | None = None
         database.on_events = self._committed
 
     def wake(self) -> None:
@@ -76,7 +85,8 @@ class Relay:
         sent = await self._publish_in_order(events)
         self._unmarked |= set(sent)
         if self._marking is None and sent:
-            self._marking = asyncio.create_task(self._mark())
+            # In no trace: it marks the events of many.
+            self._marking = asyncio.create_task(self._mark(), context=Context())
         if len(sent) < len(events):
             self._woken.set()
 
@@ -171,7 +181,7 @@ class Relay:
         async def drain(queue: Sequence[Envelope]) -> None:
             for event in queue:
                 try:
-                    await self._publisher.send(event.subject, event.body, event.headers(self._database.service))
+                    await self._publisher.relay(event)
                 except Unavailable:
                     return
                 except Exception as error:
@@ -183,16 +193,43 @@ class Relay:
             await drain(events)
         else:
             await asyncio.gather(*(drain(queue) for queue in queues.values()))
-        telemetry.OUTBOX_SENT.labels(self._database.service).inc(len(sent))
+        metrics.OUTBOX_SENT.labels(self._database.service).inc(len(sent))
         return sent
 
+    async def recall(self) -> None:
+        """Looks up what the service knows of the broker's streams, once; before they are looked at, so that it is the older of the two."""
+        if self._streams is None:
+            async with self._database.transaction(PLATFORM) as transaction:
+                self._streams = await streams.known_streams(transaction)
+
+    async def compare(self, marks: Sequence[Mark]) -> None:
+        """Takes in how far the broker's streams are, and publishes again what belongs into those that have lost something.
+
+        Each process does so for itself: what one has on its way might be marked as sent after another one has looked.
+        """
+        assert self._streams is not None
+        lost = streams.find_lost(self._streams, marks)
+        again = 0
+        async with self._comparing, self._database.transaction(PLATFORM) as transaction:
+            await streams.remember(transaction, marks)
+            if lost:
+                self._unmarked.clear()
+                names = {mark.stream for mark in lost}
+                events = [event for event in self._published if event.stream in names]
+                told = {event.name for event in events if event.recipient_field}
+                again = await transaction.execute(_REPLAY_TYPES, [event.name for event in events if event.name not in told], list(told))
+        self._streams |= {mark.stream: mark for mark in marks if not mark.consumer}
+        if lost:
+            telemetry.log.error("streams_lost", service=self._database.service, streams=[mark.stream for mark in lost], events_again=again)
+            self.wake()
+
     async def prune(self) -> None:
-        """Deletes what is too old to be needed, and counts what waits."""
+        """Deletes what is too old to be needed."""
         async with self._database.transaction(PLATFORM) as transaction:
             await transaction.execute(_PRUNE_OUTBOX, KEEP)
             await transaction.execute(_PRUNE_INBOX, _KEEP_INBOX)
             await transaction.execute(_PRUNE_KEYS, _KEEP_KEYS)
-            telemetry.OUTBOX_UNSENT.labels(self._database.service).set(await transaction.fetchval(_COUNT_UNSENT))
+            await streams.forget(transaction)
 
 
 async def replay(transaction: Transaction, since: object) -> int:

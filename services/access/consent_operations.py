@@ -84,6 +84,8 @@ async def withdraw(tx: Transaction, consent_id: UUID) -> Consent:
     if consent.withdrawn_at is not None:
         return consent
     await _end(tx, consent.account_id, WITHDRAWN_WITH[consent.kind], tx.caller.account_id)
+    zh, en = "您的一项同意已撤回，其所允许的用途已终止", "A consent of yours was withdrawn, and what it allowed has ended"
+    _tell(tx, consent.account_id, "access.consent_withdrawn", zh, en)
     return replace(consent, withdrawn_at=tx.now)
 
 

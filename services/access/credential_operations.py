@@ -66,14 +66,20 @@ def _credential_unknown() -> NotFound:
     return NotFound("access.credential_unknown", "没有找到该凭证", "There is no such credential")
 
 
+_REVOKED: Final = {
+    CredentialKind.CARD: ("您的门卡 {} 已停用", "Your card {} was taken out of use"),
+    CredentialKind.PIN: ("您的开门密码已停用", "Your PIN was taken out of use"),
+    CredentialKind.FACE: ("您的人脸已不再用于开门", "Your face opens doors no more"),
+}
+
+
 async def _revoke(tx: Transaction, credential: Credential) -> Credential:
     if credential.revoked_at is not None:
         return credential
     await _end(tx, credential)
     await snapshot_operations.refresh(tx, [credential.account_id])
-    if credential.kind is CredentialKind.CARD:
-        zh, en = f"您的门卡 {credential.label} 已停用", f"Your card {credential.label} was taken out of use"
-        _tell(tx, credential.account_id, "access.card_revoked", zh, en)
+    zh, en = _REVOKED[credential.kind]
+    _tell(tx, credential.account_id, f"access.{credential.kind}_revoked", zh.format(credential.label), en.format(credential.label))
     return replace(credential, revoked_at=tx.now)
 
 

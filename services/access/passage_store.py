@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
+from servicekit.commands import next_counter
 from servicekit.database import Transaction
 from servicekit.listing import Listing
 from services.access.detection import Presence, Presences, Spot, Use
@@ -65,7 +66,8 @@ async def insert_decision(tx: Transaction, passage: Passage) -> bool:
 
 _INSERT_OPENING = """
 WITH counted AS (
-    UPDATE terminals SET command_counter = command_counter + 1 WHERE community_id = $2 AND device_id = $4 RETURNING command_counter
+    UPDATE terminals SET command_counter = greatest(command_counter + 1, $18) WHERE community_id = $2 AND device_id = $4
+    RETURNING command_counter
 )
 INSERT INTO passages (
     passage_id, community_id, door_id, device_id, direction, presentation_id, outcome, reason, kind, account_id, pass_id, owner_id,
@@ -79,7 +81,7 @@ RETURNING (SELECT command_counter FROM counted)
 
 async def insert_opening(tx: Transaction, passage: Passage) -> int | None:
     """Adds a decision to open, and returns the number of the command to its terminal; None when there is one on the same presentation."""
-    counter: int | None = await tx.fetchval(_INSERT_OPENING, *_values(passage))
+    counter: int | None = await tx.fetchval(_INSERT_OPENING, *_values(passage), next_counter(0, tx.now))
     return counter
 
 

@@ -121,4 +121,5 @@ SERVICE = Service(
         timer(watch_operations.ENDS, alarm_operations.end_explanation),
     ],
     nats_publishes=syncing.NATS_PUBLISHES,
+    after_restore=snapshot_operations.distrust_terminals,
 )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 from uuid import UUID
 
+from servicekit.commands import next_counter
 from servicekit.database import Transaction
 from servicekit.identifiers import parse_id
 from servicekit.timers import Due, set_timers
@@ -69,6 +70,11 @@ async def refresh_all(tx: Transaction, device_ids: Collection[str] = (), *, clea
         versions = await snapshot_store.raise_versions(tx, device_ids)
         await snapshot_store.clear(tx, {device_id: versions[device_id] for device_id in cleared})
     await set_timers(tx, [Due(REFRESH, tx.community_id, "", tx.now)])
+
+
+async def distrust_terminals(tx: Transaction) -> None:
+    """Has every terminal take everything anew: after a restore it may know more than we do, under versions that we give out again."""
+    await snapshot_store.renew_versions(tx, next_counter(0, tx.now))
 
 
 async def refresh_more(tx: Transaction, due: Due) -> None:

@@ -74,6 +74,17 @@ async def raise_versions(tx: Transaction, device_ids: Collection[str]) -> dict[s
     return {row["device_id"]: row["wanted_version"] for row in rows}
 
 
+# Above every version that a terminal may have heard of: they grow by one, and this is the time in milliseconds.
+_RENEW = """
+UPDATE terminals SET wanted_version = greatest(wanted_version + 1, $1), whole_version = greatest(wanted_version + 1, $1)
+"""
+
+
+async def renew_versions(tx: Transaction, version: int) -> None:
+    """Gives every terminal of every community at least this version, as a whole snapshot."""
+    await tx.execute(_RENEW, version)
+
+
 _CLEAR = """
 UPDATE terminal_entries SET body = NULL, version = new.version, narrowed_version = new.version
 FROM unnest($2::text[], $3::bigint[]) AS new (device_id, version)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from linli.billing.v1.events_pb2 import ChargeRaised
 from linli.parking.v1.events_pb2 import GateOpenRequested, VehicleHeld
-from servicekit.commands import CommandSigner
+from servicekit.commands import CommandSigner, next_counter
 from servicekit.communities import zone_of
 from servicekit.database import Transaction
 from servicekit.errors import Conflict, NotFound
@@ -257,7 +257,7 @@ class _Orders:
         opened_by: UUID | None = None,
     ) -> GateOpening:
         tx, gate = self._tx, lane.gate_device_id
-        counter = self._counters[gate] = self._counters.get(gate, lane.commands) + 1
+        counter = self._counters[gate] = next_counter(self._counters.get(gate, lane.commands), tx.now)
         command_id = new_id()
         requested = GateOpenRequested(
             lane_id=str(lane.lane_id),

@@ -31,7 +31,7 @@ class LockedLane:
     camera_device_id: str
     gate_device_id: str
     commands: int
-    """How many commands the gate has been given."""
+    """The counter of the last command that the gate was given."""
     inside: int
     full_lot_admits_permits: bool
     admits_temporary: bool

@@ -49,13 +49,31 @@ async def test_a_card_opens_the_door_with_a_signed_command_that_expires_within_t
     assert (passage.credential_kind, passage.direction, passage.offline) == (CARD, pb.DIRECTION_IN, False)
 
 
+def counters(community: Community, device_id: str) -> list[int]:
+    """Those of the commands that a terminal was given."""
+    events = [each.message for each in community.running.events(DoorOpenRequested) if each.message.device_id == device_id]
+    return [DeviceCommand.FromString(each.command.command).counter for each in events]
+
+
 async def test_commands_to_one_terminal_count_upwards(community: Community) -> None:
     gate, home = await community.door(), await community.home()
     card = await card_of(community, home)
     for _ in range(3):
         assert await asks(community, gate.entrance, CARD, card) == ""
-    events = [each for each in community.running.events(DoorOpenRequested) if each.message.device_id == gate.entrance]
-    assert [DeviceCommand.FromString(each.message.command.command).counter for each in events] == [1, 2, 3]
+    first, second, third = counters(community, gate.entrance)
+    assert first < second < third
+
+
+async def test_commands_count_on_above_those_that_a_restored_database_has_forgotten(community: Community) -> None:
+    gate, home = await community.door(), await community.home()
+    card = await card_of(community, home)
+    assert await asks(community, gate.entrance, CARD, card) == ""
+    [before] = counters(community, gate.entrance)
+    async with community.running.transaction("access", community.community_id) as tx:
+        await tx.execute("UPDATE terminals SET command_counter = command_counter - 1000")
+    community.clock.advance(seconds=2)
+    assert await asks(community, gate.entrance, CARD, card) == ""
+    assert before < counters(community, gate.entrance)[-1]
 
 
 async def test_each_kind_of_credential_opens_and_is_booked(community: Community) -> None:

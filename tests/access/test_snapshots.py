@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linli.access.v1 import access_pb2 as pb
+from servicekit.database import PLATFORM
 from servicekit.identifiers import new_id
 from servicekit.signing import PublicKeys, Signer
 from services.access import snapshots
 from services.access.deciding import Place, Reason
 from services.access.doors import AntiPassback, CredentialKind, Direction
 from services.access.entries import Entry, Times
+from services.access.service import SERVICE
 from services.access.snapshots import Change, Knowledge, Settings, Taken, entry_of, entry_text, is_narrower, parts_of
 from services.access.windows import Window
 from tests.access.arrange import CARD, CODE, FACE, KEY, Community
@@ -271,6 +273,25 @@ async def test_a_terminal_that_knows_more_than_a_restored_database_goes_forward(
 
         await eventually(is_told, "the terminal knows what we know", every_s=0.05)
         assert device.terminal.knowledge.version > ahead.to_version
+
+
+@at_once
+async def test_a_terminal_takes_everything_anew_after_a_restore_though_its_version_is_one_that_we_give_out_again(
+    community: Community, tmp_path: Path
+) -> None:
+    gate = await community.door()
+    gone, home = new_id(), await community.home()
+    async with terminal_at(community, gate, tmp_path) as device:
+        await device.sync()
+        lost = change(0, device.terminal.knowledge.version + 1, entries=[entry(gone, 1)])
+        lost = Change(gate.entrance, community.community_id, 0, lost.to_version, lost.settings, (), lost.entries)
+        assert Taken.WHOLE in [device.terminal.take_snapshot(part) for part in parts(lost)]
+        async with community.running.transaction("access", PLATFORM) as tx:
+            assert SERVICE.after_restore is not None
+            await SERVICE.after_restore(tx)
+        await community.card(home.people[0], "04AABB77")
+        await device.sync()
+        assert device.terminal.knowledge.entries.keys() == set(home.people)
 
 
 @at_once
