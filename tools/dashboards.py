@@ -91,6 +91,7 @@ def _platform() -> str:
         graph("Dead letters", COUNT, (highest("linli_dead_letters_waiting", "service"), "{{service}}")),
         graph("Timers late, 95th percentile", SECONDS, (quantile(0.95, "linli_timer_late_seconds", "timer"), "{{timer}}")),
         graph("Jobs that failed", PER_SECOND, (rate("linli_job_seconds_count", "job", 'outcome="failed"'), "{{job}}")),
+        graph("Streams that NATS had lost", PER_SECOND, (rate("linli_streams_lost_total", "service"), "{{service}}")),
         graph("Connected to NATS", SHARE, (f"avg by (service) (linli_nats_connected{{{WHERE}}})", "{{service}}"), share_of_one=True),
     ]
     processes = [

@@ -39,6 +39,7 @@ TIMER_LATE_SECONDS = Histogram(
 DEAD_LETTERS = Counter("linli_dead_letters_total", "Events given up", ["consumer"])
 DEAD_LETTERS_WAITING = Gauge("linli_dead_letters_waiting", "Dead letters that wait for a person; at most 10000 are counted", ["service"])
 OUTBOX_SENT = Counter("linli_outbox_sent_total", "Events published from the outbox", ["service"])
+STREAMS_LOST = Counter("linli_streams_lost_total", "Streams that the broker had lost, or their end, and was given again", ["service"])
 OUTBOX_UNSENT = Gauge("linli_outbox_unsent", "Events waiting in the outbox; at most 10000 are counted", ["service"])
 OUTBOX_AGE_SECONDS = Gauge("linli_outbox_age_seconds", "Age of the oldest event waiting in the outbox; 0 when none waits", ["service"])
 CONSUMER_PENDING = Gauge("linli_consumer_pending", "Events in the stream that the consumer has not been sent yet", ["consumer"])

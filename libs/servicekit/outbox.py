@@ -68,6 +68,8 @@ class Relay:
         # The broker's streams as this process saw them last, or before it another one.
         self._streams: dict[str, Mark] | None = None
         database.on_events = self._committed
+        # A rate counts from what it has seen before.
+        metrics.STREAMS_LOST.labels(database.service)
 
     def wake(self) -> None:
         """Looks at once, because something waits or the broker has come back."""
@@ -220,6 +222,7 @@ class Relay:
                 again = await transaction.execute(_REPLAY_TYPES, [event.name for event in events if event.name not in told], list(told))
         self._streams |= {mark.stream: mark for mark in marks if not mark.consumer}
         if lost:
+            metrics.STREAMS_LOST.labels(self._database.service).inc(len(lost))
             telemetry.log.error("streams_lost", service=self._database.service, streams=[mark.stream for mark in lost], events_again=again)
             self.wake()
 
