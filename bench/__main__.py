@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from bench import decision, deposits, doors, gateway, ingest, journal, ledger, lists, points, start, telemetry, timers
+from bench import capacity, decision, deposits, doors, gateway, ingest, journal, ledger, lists, points, rolling, start, telemetry, timers
 from bench.measure import report
 from console.up import Local, Options, local_platform
 from tests.support import UNLIMITED
@@ -24,9 +24,15 @@ PLATFORM: dict[str, tuple[Callable[[Local], Awaitable[None]], bool]] = {
     "doors": (doors.measure, True),
     "journal": (journal.measure, True),
     "lists": (lists.measure, True),
+    "capacity": (capacity.measure, True),
 }
 # Figures on servers of their own.
-ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {"telemetry": telemetry.main, "ledger": ledger.main, "timers": timers.main}
+ALONE: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+    "telemetry": telemetry.main,
+    "ledger": ledger.main,
+    "timers": timers.main,
+    "rolling": rolling.main,
+}
 
 
 async def _platform(names: list[str]) -> None:

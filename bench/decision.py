@@ -17,12 +17,14 @@ from statistics import median
 import asyncpg
 import httpx
 
-from bench.http import Pool
-from bench.measure import Run, open_loop, report
+from bench.measure import report
+from console.load.http import Pool
+from console.load.schedule import Run, open_loop
 from console.seed import Api
+from console.seed.lots import open_lane, open_lot
+from console.simulator.cameras import plate_alarm
 from console.up import Local
 from servicekit.identifiers import new_id
-from tests.journeys.lots import open_lane, open_lot
 from tests.support import free_address
 
 # A city quarter: a lot's lanes decide one after the other, and a lane has a car a second at the very most.
@@ -68,10 +70,7 @@ async def _cameras(local: Local) -> dict[str, str]:
 
 
 def _push(camera: str, plate: str) -> bytes:
-    now = datetime.now(UTC)
-    instant = {"Timeval": {"sec": int(now.timestamp()), "usec": now.microsecond}}
-    result = {"license": plate, "colorType": 1, "type": 1, "confidence": 98, "direction": 4, "triggerType": 8, "timeStamp": instant}
-    return json.dumps({"AlarmInfoPlate": {"serialno": camera, "channel": 0, "result": {"PlateResult": result}}}).encode()
+    return json.dumps(plate_alarm(camera, plate, datetime.now(UTC))).encode()
 
 
 async def measure(local: Local) -> None:

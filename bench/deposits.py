@@ -29,9 +29,10 @@ from nats.aio.msg import Msg
 from nats.js.api import StorageType, StreamConfig
 
 from bench.costs import METHOD, by_cost, cpu_seconds, sampled, since, spent
-from bench.measure import Run, open_loop, report
+from bench.measure import report
 from bench.mqtt import Device
 from bench.points import move_in, sign_in
+from console.load.schedule import Run, open_loop
 from console.seed import Api
 from console.up import Local
 from infra.local.accounts import OPERATOR

@@ -27,10 +27,11 @@ import httpx
 import nats
 
 from bench.costs import by_cost, cpu_seconds, since
-from bench.measure import Run, open_loop, report
+from bench.measure import report
 from bench.mqtt import Listener
 from bench.points import sign_in
 from bench.terminals import set_up
+from console.load.schedule import Run, open_loop
 from console.seed import Api
 from console.simulator.terminals import Terminal
 from console.up import Local

@@ -11,8 +11,9 @@ import httpx
 import jwt as pyjwt
 
 from bench.decision import peer
-from bench.http import Connection
-from bench.measure import Run, closed_loop, report
+from bench.measure import closed_loop, report
+from console.load.http import Connection
+from console.load.schedule import Run
 from console.seed import Api
 from console.up import Local
 from servicekit import telemetry

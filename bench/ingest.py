@@ -9,8 +9,8 @@ from statistics import median
 import httpx
 import nats
 
-from bench.http import Connection
 from bench.measure import report
+from console.load.http import Connection
 from console.seed import Api
 from console.up import Local
 from linli.device.v1.events_pb2 import Reading, ReadingBatch

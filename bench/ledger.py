@@ -25,7 +25,8 @@ import asyncpg
 import uvloop
 
 import ledger
-from bench.measure import Run, closed_loop, open_loop, report
+from bench.measure import closed_loop, report
+from console.load.schedule import Run, open_loop
 from infra.local.postgres import PostgresServer, executable, start_postgres
 from ledger import Account, Posting, Receipt, Side, Transfer, Turn, Writer
 from ledger.audit import audit

@@ -19,9 +19,10 @@ import asyncpg
 import httpx
 
 from bench.costs import by_cost, cpu_seconds, since
-from bench.http import Pool
-from bench.measure import Run, open_loop, report
+from bench.measure import report
 from console.environment import newest_code
+from console.load.http import Pool
+from console.load.schedule import Run, open_loop
 from console.seed import Api
 from console.up import Local
 from servicekit.database import Transaction

@@ -24,7 +24,8 @@ import ledger
 from bench.costs import METHOD, by_cost, cpu_seconds, sampled, since, spent
 from bench.decision import peer
 from bench.ledger import found_town, transfers_per_second
-from bench.measure import Run, closed_loop, report
+from bench.measure import closed_loop, report
+from console.load.schedule import Run
 from console.seed import Api
 from console.up import Local
 from linli.identity.v1.events_pb2 import HouseholdChanged

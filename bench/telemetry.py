@@ -25,7 +25,8 @@ import uvloop
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from bench.measure import Run, report
+from bench.measure import report
+from console.load.schedule import Run
 from infra.local.nats import start_nats
 from infra.local.ports import choose_port
 from infra.local.postgres import start_postgres

@@ -20,7 +20,8 @@ import asyncpg
 import psutil
 import uvloop
 
-from bench.measure import Run, report
+from bench.measure import report
+from console.load.schedule import Run
 from infra.local.postgres import start_postgres
 from servicekit import schema
 from servicekit.clock import system_clock

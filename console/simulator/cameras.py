@@ -23,6 +23,22 @@ class Answer:
     body: Any
 
 
+def plate_alarm(serial: str, plate: str, at: datetime) -> dict[str, Any]:
+    """What a camera pushes when it reads a plate; `plate` is empty when it could not read it."""
+    result = {
+        "license": plate or "_无_",
+        "colorType": _GREEN if len(plate) == 8 else _BLUE,
+        "type": 1,
+        "confidence": 98,
+        "direction": 4,
+        "triggerType": 8,
+        "timeStamp": {"Timeval": {"sec": int(at.timestamp()), "usec": at.microsecond}},
+    }
+    return {
+        "AlarmInfoPlate": {"serialno": serial, "deviceName": serial, "ipaddr": "127.0.0.1", "channel": 0, "result": {"PlateResult": result}}
+    }
+
+
 class PushCamera:
     """A camera that pushes AlarmInfoPlate and opens its barrier when the answer says so."""
 
@@ -34,18 +50,8 @@ class PushCamera:
 
     async def push(self, plate: str, at: datetime) -> Answer:
         """Reports a plate read at an instant; the same plate and instant again is the same record. Raises httpx.HTTPError."""
-        result = {
-            "license": plate or "_无_",
-            "colorType": _GREEN if len(plate) == 8 else _BLUE,
-            "type": 1,
-            "confidence": 98,
-            "direction": 4,
-            "triggerType": 8,
-            "timeStamp": {"Timeval": {"sec": int(at.timestamp()), "usec": at.microsecond}},
-        }
-        alarm = {"serialno": self.serial, "deviceName": self.serial, "ipaddr": "127.0.0.1", "channel": 0, "result": {"PlateResult": result}}
         started = time.perf_counter()
-        answer = await self._client.post(self._url, json={"AlarmInfoPlate": alarm}, auth=self._auth, timeout=_PUSH_TIMEOUT_S)
+        answer = await self._client.post(self._url, json=plate_alarm(self.serial, plate, at), auth=self._auth, timeout=_PUSH_TIMEOUT_S)
         seconds = time.perf_counter() - started
         body = answer.json()
         info = body.get("Response_AlarmInfoPlate", {}).get("info") if isinstance(body, dict) else None

@@ -14,10 +14,10 @@ import msgspec
 
 from console.demonstration import Demonstration
 from console.seed import TARIFF
+from console.seed.lots import open_lot
 from console.simulator.cameras import PushCamera
 from console.up import Options, local_platform
 from tests.drills.killing import insist, killing, manager_again
-from tests.journeys.lots import open_lot
 from tests.journeys.people import Phone, Town
 from tests.support import UNLIMITED, eventually
 

@@ -17,11 +17,11 @@ import pytest
 
 from console.demonstration import Demonstration, DemonstrationLane
 from console.environment import newest_code
+from console.seed.lots import open_lane
 from console.simulator.cameras import PushCamera, ViidCamera
 from console.simulator.gates import Gate
 from console.simulator.terminals import ConnectedTerminal, Terminal
 from servicekit.clock import Clock, system_clock
-from tests.journeys.lots import open_lane
 from tests.support import eventually
 
 T = TypeVar("T")

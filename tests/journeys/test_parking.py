@@ -1,10 +1,13 @@
 """A car comes in, parks, pays and leaves."""
 
+import json
 import random
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.journeys.people import Town
+import psutil
+
+from tests.journeys.people import Town, Up
 from tests.support import eventually
 
 
@@ -16,6 +19,14 @@ def new_plate() -> str:
 def new_phone() -> str:
     """A phone that no other test uses."""
     return f"139{random.randrange(100_000_000):08}"
+
+
+def test_no_process_of_the_platform_shows_a_secret_among_its_arguments(up: Up) -> None:
+    secrets = [*json.loads((up.folder / "secrets.json").read_text()).values(), (up.folder / "postgres" / "password").read_text()]
+    arguments = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    for program in ("console.main serve", "postgres", "nats-server", "sandbox_provider"):
+        assert any(program in each for each in arguments), program
+    assert [each for each in arguments if any(secret in each for secret in secrets)] == []
 
 
 async def test_a_visitor_comes_in_pays_on_the_phone_and_leaves_within_grace(town: Town) -> None:

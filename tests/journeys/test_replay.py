@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from console.seed import TARIFF
+from console.seed.lots import open_lot
 from console.simulator.cameras import PushCamera
-from tests.journeys.lots import open_lot
 from tests.journeys.people import Phone, Town
 from tests.support import eventually
 
