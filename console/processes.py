@@ -42,6 +42,11 @@ class Child:
         """The present process id."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How the last process ended; None while it runs."""
+        return self._process.returncode if self._process is not None else None
+
     def start(self) -> None:
         """Starts the program and keeps it running."""
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -105,10 +105,11 @@ def _value(name: str, environment: Mapping[str, str]) -> str | None:
     folder = environment.get(SECRETS_FOLDER)
     if not folder:
         return None
-    if not Path(folder).is_dir():
-        raise SettingsError(f"{SECRETS_FOLDER} is wrong: there is no such folder")
-    file = Path(folder) / name
-    return _read(file, f"{name} in {SECRETS_FOLDER}") if file.exists() else None
+    try:
+        is_there = name in os.listdir(folder)
+    except OSError as error:
+        raise SettingsError(f"{SECRETS_FOLDER} is wrong: {error.strerror}") from None
+    return _read(Path(folder) / name, f"{name} in {SECRETS_FOLDER}") if is_there else None
 
 
 def _read(file: Path, name: str) -> str:

@@ -11,11 +11,12 @@ they may be handled out of order: a handler that minds compares `Received.versio
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from time import perf_counter, time
 from typing import Any, Generic
+from urllib.parse import urlsplit
 
 import msgspec
 import nats
@@ -26,12 +27,13 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError
 
-from servicekit import telemetry
+from servicekit import metrics, telemetry, tls
 from servicekit.config import NatsSettings, ProcessSettings
 from servicekit.database import GIVE_WAY, PLATFORM, AlreadyHandled, Database, InboxEntry, Transaction, forbid_in_transaction
 from servicekit.errors import Unavailable
 from servicekit.events import Envelope, EventType, M, Received, event_type, received
 from servicekit.identifiers import derived_id
+from servicekit.streams import Mark
 
 ACK_S = 5.0
 # How long a stream keeps what was published; the outbox keeps it as long.
@@ -72,8 +74,12 @@ async def connect(
 ) -> Client:
     """Connects to NATS and stays connected, however often the server goes away. Returns only when it is connected.
 
-    `on_close` is called when the client has given up for good, which it does when the server throws it out, and when it is closed.
+    `on_close` is called when the client has given up for good, which it does when the server throws it out, and when it is closed. Raises
+    SettingsError for certificates that cannot be used.
     """
+    # TLS from the first byte: a server that has none is not told our password.
+    certificates = tls.certificates(process)
+    context, hostname = (certificates.context(), urlsplit(process.nats_url).hostname) if certificates else (None, None)
     told_at = float("-inf")
 
     async def on_error(error: Exception) -> None:
@@ -97,6 +103,9 @@ async def connect(
                 inbox_prefix=f"_INBOX.{name}".encode(),
                 user=settings.nats_user or None,
                 password=settings.nats_password or None,
+                tls=context,
+                tls_hostname=hostname,
+                tls_handshake_first=context is not None,
                 error_cb=on_error,
                 reconnected_cb=reconnected,
                 closed_cb=closed,
@@ -150,7 +159,15 @@ class Publisher:
     async def publish(self, event: Envelope) -> None:
         """Returns when JetStream holds the event on disk as its settings say. Raises Unavailable when it does not within five seconds."""
         forbid_in_transaction("publishing to NATS")
-        await self.send(event.subject, event.body, event.headers(self._source))
+        await self.relay(event)
+
+    async def relay(self, event: Envelope) -> None:
+        """The same for the outbox's relay, which keeps its turn by a transaction meanwhile."""
+        headers = event.headers(self._source)
+        with telemetry.sending(event.type, event.event_id, event.traceparent) as span:
+            if span is not None:
+                headers["traceparent"] = telemetry.traceparent()
+            await self.send(event.subject, event.body, headers)
 
     async def send(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
         """The same for a message that is no event of ours, such as a replayed one."""
@@ -260,8 +277,8 @@ def listen(message: type[M], handler: Callable[[Any, Received[M]], Awaitable[Non
     return Consumption(event_type(message), handler, "live")
 
 
-async def ensure_stream(client: Client, event: EventType, replicas: int) -> None:
-    """Makes the stream of an event, or leaves it as it is. Raises what nats raises."""
+async def ensure_stream(client: Client, event: EventType, replicas: int) -> Mark:
+    """Makes the stream of an event, or leaves it as it is, and says how far it is. Raises what nats raises."""
     config = StreamConfig(
         name=event.stream,
         subjects=[event.stream_subjects],
@@ -272,21 +289,27 @@ async def ensure_stream(client: Client, event: EventType, replicas: int) -> None
         duplicate_window=120,
         num_replicas=replicas,
     )
+    manager = client.jetstream(timeout=ACK_S)
     try:
-        await client.jetstream(timeout=ACK_S).add_stream(config)
+        found = await manager.add_stream(config)
     except APIError as error:
         if error.err_code != _STREAM_NAME_IN_USE:
             raise
-        await client.jetstream(timeout=ACK_S).update_stream(config)
+        found = await manager.update_stream(config)
+    assert found.created is not None
+    return Mark(event.stream, found.created, "", found.state.last_seq)
 
 
-async def ensure_all(client: Client, published: Sequence[EventType], consumers: Sequence["Consumer"], replicas: int) -> None:
-    """Makes the streams and durable consumers that the broker does not have, or has lost. Raises what nats raises."""
+async def ensure_all(client: Client, published: Sequence[EventType], consumers: Sequence["Consumer"], replicas: int) -> list[Mark]:
+    """Makes the streams and durable consumers that the broker does not have, or has lost, and says how far they are.
+
+    Raises what nats raises.
+    """
     events = [*published, *(consumer.event for consumer in consumers)]
-    for event in {event.stream: event for event in events}.values():
-        await ensure_stream(client, event, replicas)
-    for consumer in consumers:
-        await consumer.ensure()
+    streams = {event.stream: event for event in events}
+    marks = {name: await ensure_stream(client, event, replicas) for name, event in streams.items()}
+    durable = [await consumer.ensure(marks[consumer.event.stream]) for consumer in consumers if consumer.is_durable]
+    return [*marks.values(), *durable]
 
 
 class Consumer:
@@ -297,11 +320,14 @@ class Consumer:
     ) -> None:
         self.name = f"{service}-{consumption.name}"
         self.event = consumption.event
+        self._span_name = f"process {self.event.name}"
         self._handler = consumption.handler
         self._mode = consumption.mode
         self._client = client
         self._database = database
         self._call = call
+        self._lag_seconds = metrics.EVENT_LAG_SECONDS.labels(self.name)
+        self._dead_letters = metrics.DEAD_LETTERS.labels(self.name)
         self._subscription: Subscription | None = None
         self._stopping = asyncio.Event()
         self._in_work: set[asyncio.Task[None]] = set()
@@ -312,10 +338,11 @@ class Consumer:
         self._waiting: list[Msg] = []
         self._batch: asyncio.Task[None] | None = None
 
-    async def ensure(self) -> None:
-        """Makes the durable consumer when the broker has none, or has lost it; its stream exists. Raises what nats raises."""
-        if self._mode == "live":
-            return
+    async def ensure(self, stream: Mark) -> Mark:
+        """Makes the durable consumer when the broker has none, or has lost it, and says how far it is. Raises what nats raises.
+
+        `stream` is its stream as it was a moment ago.
+        """
         config = ConsumerConfig(
             durable_name=self.name,
             filter_subject=self.event.filter_subject,
@@ -328,7 +355,16 @@ class Consumer:
             max_ack_pending=_TOGETHER_MAX if self._mode == "batch" else _IN_WORK_MAX,
             max_deliver=-1,
         )
-        await self._client.jetstream(timeout=ACK_S).add_consumer(self.event.stream, config)
+        found = await self._client.jetstream(timeout=ACK_S).add_consumer(self.event.stream, config)
+        # One for which nothing waits has handled all that there was, also what came after the last event that was for it.
+        is_done = not found.num_pending and not found.num_ack_pending
+        handled = found.ack_floor.stream_seq if found.ack_floor is not None else 0
+        return Mark(stream.stream, stream.made_at, self.name, max(handled, stream.position if is_done else 0))
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether JetStream keeps for it what it has not heard."""
+        return self._mode != "live"
 
     async def start(self) -> None:
         """Starts to hear. Raises what nats raises."""
@@ -362,7 +398,7 @@ class Consumer:
         elif self._stopping.is_set():
             await self._answer(message, Msg.nak)
         elif self._mode == "live" and len(self._in_work) >= _LISTENED_MAX:
-            telemetry.EVENT_SECONDS.labels(self.name, "dropped").observe(0)
+            metrics.EVENT_SECONDS.labels(self.name, "dropped").observe(0)
         elif self._mode == "live":
             self._begin(message, 0)
         elif (position := message.metadata.sequence.stream) not in self._positions:
@@ -392,18 +428,35 @@ class Consumer:
             await asyncio.wait([previous])
         headers = message.headers or {}
         started, outcome = perf_counter(), "handled"
-        with telemetry.entry(f"handle {self.name}", headers.get("traceparent"), telemetry.SpanKind.CONSUMER):
+        with telemetry.entry(self._span_name, headers.get("traceparent"), telemetry.SpanKind.CONSUMER) as span:
+            if span is not None:
+                span.set_attributes(self._describe([headers]))
             try:
                 event = received(headers, message.data, self.event.message)
-                telemetry.EVENT_LAG_SECONDS.labels(self.name).observe(max(0.0, time() - event.occurred_at.timestamp()))
                 await self._patiently([message], lambda: self._run(event))
+                self._lag_seconds.observe(max(0.0, time() - event.published_at))
             except AlreadyHandled:
                 outcome = "repeated"
             except Exception as error:
                 outcome = await self._failed(message, error)
+                if span is not None:
+                    telemetry.fail(span, type(error).__name__)
             if outcome in ("handled", "repeated"):
                 await self._answer(message, Msg.ack)
-        telemetry.EVENT_SECONDS.labels(self.name, outcome).observe(perf_counter() - started)
+        metrics.EVENT_SECONDS.labels(self.name, outcome).observe(perf_counter() - started)
+
+    def _describe(self, messages: Sequence[Mapping[str, str]]) -> Mapping[str, str | int]:
+        """What the span of messages with these headers says of them."""
+        described: dict[str, str | int] = {
+            "messaging.system": "nats",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": self.event.name,
+            "messaging.consumer.group.name": self.name,
+        }
+        if self._mode == "batch":
+            return described | {"messaging.batch.message_count": len(messages)}
+        return described | {"messaging.message.id": messages[0].get("ce-id", "")}
 
     async def _run(self, event: Received[Any]) -> None:
         if self._mode != "once" or self._database is None:
@@ -441,22 +494,37 @@ class Consumer:
             self._batch = None
 
     async def _handle_batch(self, messages: Sequence[Msg]) -> None:
-        started = perf_counter()
-        try:
-            events = [received(message.headers or {}, message.data, self.event.message) for message in messages]
-            await self._patiently(messages, lambda: self._run_batch(events))
-        except Exception as error:
-            if len(messages) == 1 or _is_passing(error):
-                for message in messages:
-                    await self._failed(message, error)
-            else:
-                # One of them is bad: each on its own finds out which.
-                for message in messages:
-                    await self._handle_batch([message])
-            return
-        for message in messages:
-            await self._answer(message, Msg.ack)
-        telemetry.EVENT_SECONDS.labels(self.name, "handled").observe(perf_counter() - started)
+        started, outcome = perf_counter(), "handled"
+        headers = [message.headers or {} for message in messages]
+        # One transaction for many traces: it is part of the first that is sampled, and linked to the others.
+        sampled = [found for each in headers if (found := each.get("traceparent", "")).endswith("1")]
+        links = [context for each in sampled[1:] if (context := telemetry.parse_traceparent(each)) is not None]
+        first = sampled[0] if sampled else headers[0].get("traceparent")
+        with telemetry.entry(self._span_name, first, telemetry.SpanKind.CONSUMER, links=links) as span:
+            if span is not None:
+                span.set_attributes(self._describe(headers))
+            try:
+                events = [received(message.headers or {}, message.data, self.event.message) for message in messages]
+                await self._patiently(messages, lambda: self._run_batch(events))
+                handled_at = time()
+                for event in events:
+                    self._lag_seconds.observe(max(0.0, handled_at - event.published_at))
+            except Exception as error:
+                if span is not None:
+                    telemetry.fail(span, type(error).__name__)
+                if len(messages) == 1 or _is_passing(error):
+                    for message in messages:
+                        outcome = await self._failed(message, error)
+                else:
+                    outcome = "divided"
+        if outcome == "divided":
+            # One of them is bad: each on its own finds out which.
+            for message in messages:
+                await self._handle_batch([message])
+        elif outcome == "handled":
+            for message in messages:
+                await self._answer(message, Msg.ack)
+        metrics.EVENT_SECONDS.labels(self.name, outcome).observe(perf_counter() - started)
 
     async def _run_batch(self, events: Sequence[Received[Any]]) -> None:
         assert self._database is not None
@@ -487,7 +555,7 @@ class Consumer:
         return "dead"
 
     async def _bury(self, message: Msg, error: Exception) -> None:
-        telemetry.DEAD_LETTERS.labels(self.name).inc()
+        self._dead_letters.inc()
         if self._database is None:
             return
         headers = {name: value.replace("\0", "\ufffd") for name, value in (message.headers or {}).items()}

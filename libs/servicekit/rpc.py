@@ -9,12 +9,14 @@ import asyncio
 import hashlib
 import hmac
 import inspect
+import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import perf_counter
+from random import uniform
+from time import monotonic, perf_counter
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -25,9 +27,10 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from opentelemetry.trace import Span
 
 from linli.options.v1 import options_pb2
-from servicekit import telemetry, texts
+from servicekit import metrics, telemetry, texts
 from servicekit.auth import Principal, Verifier, denied, token_in
 from servicekit.clock import Clock
 from servicekit.database import GIVE_WAY, Database, Resource, Resources, Scope, Transaction, forbid_in_transaction
@@ -45,10 +48,16 @@ from servicekit.errors import (
     to_status,
 )
 from servicekit.identifiers import parse_id
+from servicekit.tls import Certificates
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 CALLS_MAX = 512
+# Each channel to us keeps one call open, by which it hears whether we are well; those take no place from the others.
+WATCHERS_MAX = 256
 _DEADLINE_S = 30.0
+# A call that may be repeated and finds its service away is made once more, when there is time left for it.
+_CALL_ATTEMPTS = 2
+_CALL_PAUSE_S = 0.05
 # What is told of a request that breaks its contract in many places, so that it fits into gRPC's trailers.
 _VIOLATIONS_MAX = 20
 _PATH_MAX = 200
@@ -64,8 +73,14 @@ _SIZES = (
     ("grpc.max_metadata_size", 32 * 1024),
     ("grpc.absolute_max_metadata_size", 64 * 1024),
 )
+# Calls go in turn to all replicas that say that they are well. One that is about to stop says that it is not, and ends its connections
+# later: of the calls that meet the end of a connection a few are lost. What no replica has seen gRPC itself sends once more.
+_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 CHANNEL_OPTIONS = (
     *_SIZES,
+    ("grpc.service_config", _SERVICE_CONFIG),
+    # A name is looked up again when a connection has ended, and replicas that are exchanged one after the other soon end many.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # Channels to one address share a connection unless told; a connection pins to one server process.
     ("grpc.use_local_subchannel_pool", 1),
     # A service that was away is found again within a second, not within the two minutes to which the default grows.
@@ -81,6 +96,9 @@ SERVER_OPTIONS = (
     # Two processes on one port would share its calls, and neither would know.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Nothing else makes a caller that has a connection look for replicas that are new. Calls in work have as long as any may take.
+    ("grpc.max_connection_age_ms", 10_000),
+    ("grpc.max_connection_age_grace_ms", int(_DEADLINE_S + 10) * 1_000),
 )
 
 _CLAIM_KEY = """
@@ -175,6 +193,7 @@ class Method:
         database: Database | None,
         resources: Resources,
         clock: Clock,
+        callers: Set[bytes],
     ) -> None:
         if not descriptor.GetOptions().HasExtension(options_pb2.authority):
             raise TypeError(f"{descriptor.full_name} does not say who may call it")
@@ -190,6 +209,7 @@ class Method:
         self._database = database
         self._resources = resources
         self._clock = clock
+        self._callers = callers
 
     async def serve(self, body: bytes, context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes:
         """Answers one call."""
@@ -198,20 +218,24 @@ class Method:
         token = telemetry.request_id.set(headers.get("x-request-id", ""))
         language = texts.language.set("en" if headers.get("accept-language", "").startswith("en") else "zh")
         try:
-            with telemetry.entry(self.path, headers.get("traceparent")):
+            with telemetry.entry(self.path[1:], headers.get("traceparent")) as span:
                 try:
+                    if self._callers and self._callers.isdisjoint(context.peer_identities() or ()):
+                        raise Denied("auth.caller", "调用方未获授权", "This caller is not among those who may call")
                     remaining = context.time_remaining()
                     async with asyncio.timeout(min(remaining, _DEADLINE_S) if remaining is not None else _DEADLINE_S):
                         return await self._answer(body, headers)
                 except Exception as error:
                     failure = self._failure(error)
                     status = failure.status
-                    trailers = ((DETAILS_TRAILER, to_status(failure)),)
-                    await context.abort(status, failure.en, trailers)
+                finally:
+                    if span is not None:
+                        _describe_call(span, self.path, status, _SERVER_FAULTS)
+            await context.abort(status, failure.en, ((DETAILS_TRAILER, to_status(failure)),))
         finally:
             texts.language.reset(language)
             telemetry.request_id.reset(token)
-            telemetry.RPC_SECONDS.labels(self.path, status.name).observe(perf_counter() - started)
+            metrics.RPC_SECONDS.labels(self.path, status.name).observe(perf_counter() - started)
 
     def _failure(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
@@ -368,6 +392,27 @@ def _field(message: Message, path: str) -> str:
     return str(value)
 
 
+# What OpenTelemetry counts as an error of the server; to its caller everything but OK is one.
+_SERVER_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+_CLIENT_FAULTS = frozenset(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+def _describe_call(span: Span, path: str, status: grpc.StatusCode, faults: Set[grpc.StatusCode]) -> None:
+    _, service, method = path.split("/")
+    span.set_attributes({"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": status.value[0]})
+    if status in faults:
+        telemetry.fail(span, status.name)
+
+
 _validator = protovalidate.Validator()
 
 
@@ -419,27 +464,77 @@ def generic_handler(methods: Sequence[Method]) -> grpc.GenericRpcHandler:
 class Peer:
     """Another service's gRPC API, called with bytes."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._calls: dict[str, Any] = {}
+    def __init__(self, address: str, certificates: Certificates | None = None) -> None:
+        self._address = address
+        self._certificates = certificates
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._open()
 
-    async def call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]] = (), timeout_s: float = 10.0) -> bytes:
-        """Calls one method once. Raises the error that the other side raised, or Unavailable when it does not answer in time."""
+    def _open(self) -> None:
+        self._calls: dict[str, Any] = {}
+        if self._certificates is None:
+            self._credentials, self._channel = None, grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
+        else:
+            self._credentials = self._certificates.channel()
+            self._channel = grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
+
+    def _renew(self) -> None:
+        """A channel with our renewed certificate; the calls that are on the old one have as long as any may take."""
+        closing = asyncio.create_task(self._channel.close(_DEADLINE_S))
+        self._leaving.add(closing)
+        closing.add_done_callback(self._leaving.discard)
+        self._open()
+
+    async def call(
+        self,
+        path: str,
+        request: bytes,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout_s: float = 10.0,
+        *,
+        is_read: bool = False,
+    ) -> bytes:
+        """Calls one method. Raises the error that the other side raised, or Unavailable when it does not answer in time.
+
+        A service that is away is asked once more for what does no harm twice: a read, and what has an idempotency key.
+        """
         forbid_in_transaction("a gRPC call")
+        names = {name for name, _ in metadata}
+        # Keys are kept for callers who say who they are.
+        attempts = _CALL_ATTEMPTS if is_read or {"idempotency-key", "authorization"} <= names else 1
+        end = monotonic() + timeout_s
+        while True:
+            try:
+                return await self._call(path, request, metadata, end - monotonic())
+            except Unavailable:
+                attempts -= 1
+                pause_s = uniform(0.5, 1.5) * _CALL_PAUSE_S
+                if not attempts or end - monotonic() < 2 * pause_s:
+                    raise
+                await asyncio.sleep(pause_s)
+
+    async def _call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]], timeout_s: float) -> bytes:
+        if self._certificates is not None and self._certificates.channel() is not self._credentials:
+            self._renew()
         method = self._calls.get(path)
         if method is None:
             method = self._calls[path] = self._channel.unary_unary(path)
-        if parent := telemetry.traceparent():
-            metadata = (*metadata, ("traceparent", parent))
         if (identifier := telemetry.request_id.get()) and not any(name == "x-request-id" for name, _ in metadata):
             metadata = (*metadata, ("x-request-id", identifier))
-        try:
-            response: bytes = await method(request, metadata=metadata, timeout=timeout_s)
-            return response
-        except grpc.aio.AioRpcError as error:
-            details = dict(error.trailing_metadata() or ()).get(DETAILS_TRAILER)
-            raise from_status(error.code(), details if isinstance(details, bytes) else None) from None
+        with telemetry.span(path[1:], telemetry.SpanKind.CLIENT) as span:
+            if parent := telemetry.traceparent():
+                metadata = (*metadata, ("traceparent", parent))
+            status = grpc.StatusCode.OK
+            try:
+                response: bytes = await method(request, metadata=metadata, timeout=timeout_s)
+                return response
+            except grpc.aio.AioRpcError as error:
+                status, details = error.code(), dict(error.trailing_metadata() or ()).get(DETAILS_TRAILER)
+            finally:
+                if span is not None:
+                    _describe_call(span, path, status, _CLIENT_FAULTS)
+        raise from_status(status, details if isinstance(details, bytes) else None)
 
     async def close(self) -> None:
         """Closes the channel."""
-        await self._channel.close()
+        await asyncio.gather(self._channel.close(), *self._leaving)

@@ -1,14 +1,15 @@
 """A service: its declaration, and the host that runs one or several of them in a process.
 
-Start: settings, migrations, pools, NATS, resources, jobs, gRPC, consumers, timers, HTTP, ready. Stop: not ready, take no more work, finish
-what is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's own operations address.
+Start: settings, migrations, pools, NATS, resources, jobs, gRPC, consumers, timers, HTTP, ready. Stop: not ready, linger until nobody sends
+any more, take no more work, finish what is in work, flush the outbox, exit 0. `/livez`, `/readyz` and `/metrics` answer on the process's
+own operations address.
 """
 
 import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,12 +33,22 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from servicekit import messaging, rpc, schema, telemetry
+from servicekit import messaging, metrics, rpc, sampling, schema, telemetry, tls
 from servicekit.auth import Verifier
 from servicekit.clock import Clock, system_clock
-from servicekit.config import Address, DatabaseSettings, NatsSettings, ProcessSettings, address_of, load
-from servicekit.database import PLATFORM, UNREACHABLE, Database, Resources, Transaction, open_database
-from servicekit.errors import ServiceError
+from servicekit.config import (
+    PREFIX,
+    Address,
+    ApiSettings,
+    DatabaseSettings,
+    NatsSettings,
+    ProcessSettings,
+    SettingsError,
+    address_of,
+    load,
+)
+from servicekit.database import PLATFORM, UNREACHABLE, WRONG_ADDRESS, Database, Resources, Transaction, open_database
+from servicekit.errors import ServiceError, Unavailable
 from servicekit.events import event_type
 from servicekit.http_server import HttpServer, serve_http
 from servicekit.messaging import Consumer, Consumption, Publisher
@@ -47,6 +58,8 @@ from servicekit.timers import Timer, Timers
 _PRUNE_S = 60.0
 _ENSURE_S = 15.0
 _CONNECT_RETRY_S = 0.5
+# What callers by gRPC need to hear that we are no longer well, and the calls on their way to arrive.
+_LEAVE_S = 0.5
 T = TypeVar("T")
 
 
@@ -87,6 +100,8 @@ class Running:
     publisher: Publisher
     verifier: Verifier
     database: Database | None
+    # The services that it declares to call.
+    peers: Set[str]
     resources: Resources = field(default_factory=Resources)
     # Set when the process begins to drain; long answers end when it is.
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,9 +110,11 @@ class Running:
         """A call that nobody made: for events and timers."""
         return rpc.Call(self.clock(), None, self.database, self.resources, {})
 
-    def address_of(self, service: str) -> str:
-        """Where another service's gRPC API is."""
-        return address_of(service, self.process)
+    def peer(self, service: str) -> rpc.Peer:
+        """Another service's gRPC API; who asks for it closes it. Raises LookupError when the declaration does not name it in `calls`."""
+        if service not in self.peers:
+            raise LookupError(f"{self.name} does not declare that it calls {service}")
+        return rpc.Peer(address_of(service, self.process), tls.certificates(self.process))
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +144,26 @@ class Service:
     # Subjects and JetStream API subjects that it uses beside its events; its NATS user may use these and no more.
     nats_publishes: Sequence[str] = ()
     nats_subscribes: Sequence[str] = ()
+    # The services whose gRPC API it calls by `Running.peer`. Nothing else lets it through to them: see `peers`.
+    calls: Collection[str] = ()
+    # Whether it calls servers outside of the platform, whose addresses are among its settings. The blob store is none of them.
+    outside: bool = False
     # A community cannot switch it off.
     always_on: bool = False
+    # Runs once, in the platform scope and before the service starts, after its database was restored to an earlier instant: it mends what
+    # others remember for us since then. `linli recover` and `linli restore` call it.
+    after_restore: Callable[[Transaction], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         """Raises TypeError for two jobs of one name: their turn is taken by name, so each would keep the other from it."""
         names = [job.run.__name__ for job in self.jobs]
         if len(set(names)) < len(names):
             raise TypeError(f"{self.name} declares two jobs of one name")
+
+    @property
+    def peers(self) -> Set[str]:
+        """Every service that it calls: those in `calls`, and identity when it has an API, whose callers' tokens identity's keys verify."""
+        return {*self.calls, *(["identity"] if self.api is not None else [])}
 
 
 def contract(descriptor: Any, service: str, functions: ModuleType) -> rpc.Api:
@@ -165,9 +194,10 @@ class Host:
         self._relays: list[Relay] = []
         self._keepers: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._samples: list[Callable[[], Awaitable[None]]] = []
         self._operations_server: HttpServer | None = None
         self._http: list[HttpServer] = []
-        self._grpc = grpc.aio.server(maximum_concurrent_rpcs=rpc.CALLS_MAX, options=rpc.SERVER_OPTIONS)
+        self._grpc = grpc.aio.server(maximum_concurrent_rpcs=rpc.CALLS_MAX + rpc.WATCHERS_MAX, options=rpc.SERVER_OPTIONS)
         self._is_listening = False
         self._health = health.aio.HealthServicer()
         self.is_ready = False
@@ -179,6 +209,7 @@ class Host:
         after that too.
         """
         settings = [_settings_of(service) for service in self._services]
+        certificates = tls.certificates(self._process)
         self._operations_server = await serve_http(self._operations(), self._process.ops_address)
         verifier = self._verifier or self._identity_keys()
         databases = await _all([self._open_database(service) for service in self._services])
@@ -188,7 +219,10 @@ class Host:
         contracts = [service.api.contract.full_name for service in self._services if service.api]
         reflection.enable_server_reflection([*contracts, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc)
         try:
-            self._grpc.add_insecure_port(self._process.grpc_address)
+            if certificates is None:
+                self._grpc.add_insecure_port(self._process.grpc_address)
+            else:
+                self._grpc.add_secure_port(self._process.grpc_address, certificates.server())
         except RuntimeError:
             raise OSError(f"cannot listen on {self._process.grpc_address}") from None
         await self._grpc.start()
@@ -197,27 +231,38 @@ class Host:
             await consumer.start()
         for timers in self._timers:
             timers.start()
+        self._tasks.append(asyncio.create_task(sampling.sample(self._samples)))
+        self._tasks.append(asyncio.create_task(sampling.watch_loop()))
         for service, running in zip(self._services, self.running, strict=True):
             if service.http is not None:
                 address = load(HttpSettings, service.name).http_address
                 self._http.append(await serve_http(service.http(running), address))
-        await self._set_ready(True)
+        await self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        self.is_ready = True
 
     async def stop(self) -> None:
-        """Drains: takes no more work, finishes what is in work, flushes the outboxes, closes. Ends within `drain_s` and a few seconds."""
+        """Lingers, then drains: takes no more work, finishes what is in work, flushes the outboxes, closes.
+
+        Ends within `linger_s`, `drain_s` and a few seconds.
+        """
+        is_awaited, self.is_ready = self.is_ready and not self.broken.is_set(), False
+        linger_s = self._process.linger_s if is_awaited else 0
+        for server in self._http:
+            server.send_away()
+        await asyncio.sleep(linger_s)
         end = asyncio.get_running_loop().time() + self._process.drain_s
 
         def left_s() -> float:
             return max(0.1, end - asyncio.get_running_loop().time())
 
-        await self._set_ready(False)
         for running in self.running:
+            # News end now and not before: who comes back for them at once comes to another process.
             running.draining.set()
         # HTTP first: its requests still call our own gRPC, and wait for what our own listeners hear.
         await _each(server.stop(left_s()) for server in self._http)
-        calls = [self._grpc.stop(left_s())] if self._is_listening else []
+        calls = self._stop_calls(min(linger_s, _LEAVE_S), left_s())
         consumers = [consumer.stop(left_s()) for consumer in self._consumers]
-        await _each([*calls, *consumers, *(timers.stop(left_s()) for timers in self._timers)])
+        await _each([calls, *consumers, *(timers.stop(left_s()) for timers in self._timers)])
         await _cancel(self._tasks)
         await _each(relay.flush(left_s()) for relay in self._relays)
         await _each([self._stack.aclose()])
@@ -225,8 +270,18 @@ class Host:
             await _each([self._operations_server.stop(1.0)])
         telemetry.flush()
 
+    async def _stop_calls(self, leave_s: float, within_s: float) -> None:
+        """Tells callers by gRPC to go to other replicas, and stops when they have gone.
+
+        So late because one who knows of no other replica must look for one now, and because HTTP in this process was among them.
+        """
+        await self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._is_listening:
+            await asyncio.sleep(leave_s)
+            await self._grpc.stop(within_s)
+
     def _identity_keys(self) -> Verifier:
-        peer = rpc.Peer(address_of("identity", self._process))
+        peer = rpc.Peer(address_of("identity", self._process), tls.certificates(self._process))
         self._stack.push_async_callback(peer.close)
         return Verifier(lambda: _fetch_keys(peer))
 
@@ -236,7 +291,7 @@ class Host:
         self._keepers.append(keeper)
         client = await self._connect(name, keeper)
         publisher = Publisher(client, name)
-        running = Running(name, settings, self._process, self._clock, client, publisher, verifier, database)
+        running = Running(name, settings, self._process, self._clock, client, publisher, verifier, database, service.peers)
         if service.resources is not None:
             running.resources = Resources(await self._stack.enter_async_context(service.resources(running)))
             if database is not None:
@@ -250,6 +305,7 @@ class Host:
                 database=database,
                 resources=running.resources,
                 clock=self._clock,
+                callers={caller.strip().encode() for caller in load(ApiSettings, name).callers.split(",") if caller.strip()},
             )
             self._grpc.add_generic_rpc_handlers((rpc.generic_handler(methods),))
         await self._start_messaging(service, running, keeper)
@@ -279,10 +335,12 @@ class Host:
         async def close() -> None:
             nonlocal is_closing
             is_closing = True
+            metrics.NATS_CONNECTED.remove(name)
             await client.close()
 
         settings = load(NatsSettings, name)
         client = await messaging.connect(self._process, settings, name, on_reconnect=reconnected, on_close=closed)
+        metrics.NATS_CONNECTED.labels(name).set_function(lambda: client.is_connected)
         self._stack.push_async_callback(close)
         return client
 
@@ -298,35 +356,48 @@ class Host:
                     service.name, settings.database_url, pool_size=settings.database_pool_size, clock=self._clock
                 )
                 break
-            except (OSError, *UNREACHABLE) as error:
+            except (OSError, *UNREACHABLE, *schema.NOT_LET_IN) as error:
                 telemetry.log.warning("database_not_reached", service=service.name, error=type(error).__name__)
                 await asyncio.sleep(_CONNECT_RETRY_S)
+            except WRONG_ADDRESS as error:  # Its text may hold a part of the address, and so of the password.
+                name = f"{PREFIX}_{service.name.upper()}"
+                raise SettingsError(f"{name}_DATABASE_URL or {name}_MIGRATION_URL is wrong: {type(error).__name__}") from None
         self._stack.push_async_callback(database.close)
+        await schema.wait(database, service.migrations)
         return database
 
     async def _start_messaging(self, service: Service, running: Running, keeper: asyncio.Event) -> None:
         published = [event_type(message) for message in service.publishes]
         consumers = [Consumer(service.name, consumption, running.nats, running.database, running.call) for consumption in service.consumes]
         self._consumers += consumers
-        ensure = partial(messaging.ensure_all, running.nats, published, consumers, self._process.stream_replicas)
+        relay = None if running.database is None else Relay(running.database, running.publisher, published)
+
+        async def ensure() -> None:
+            if relay is not None:
+                await relay.recall()
+            marks = await messaging.ensure_all(running.nats, published, consumers, self._process.stream_replicas)
+            if relay is not None:
+                await relay.compare(marks)
+
         while True:
             try:
                 await ensure()
                 break
-            except (NatsTimeout, NoRespondersError, ServiceUnavailableError, ConnectionClosedError) as error:
+            except (Unavailable, NatsTimeout, NoRespondersError, ServiceUnavailableError, ConnectionClosedError) as error:
                 telemetry.log.warning("jetstream_not_reached", service=service.name, error=type(error).__name__)
                 await asyncio.sleep(_CONNECT_RETRY_S)
         if published or consumers:
             self._tasks.append(asyncio.create_task(_keep(service.name, ensure, keeper)))
-        if running.database is not None:
-            relay = Relay(running.database, running.publisher)
+        if relay is not None:
             self._relays.append(relay)
             self._tasks.append(asyncio.create_task(relay.run()))
             self._tasks.append(asyncio.create_task(_prune(relay)))
+        durable = [consumer for consumer in consumers if consumer.is_durable]
+        self._samples += [partial(sampling.sample_consumer, running.nats, each.event.stream, each.name) for each in durable]
+        if running.database is not None:
+            self._samples.append(partial(sampling.sample_database, running.database))
 
-    async def _set_ready(self, is_ready: bool) -> None:
-        self.is_ready = is_ready
-        status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def _tell_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         await self._health.set("", status)
         for service in self._services:
             if service.api is not None:
@@ -361,30 +432,37 @@ async def _fetch_keys(peer: rpc.Peer) -> bytes:
     # The one contract that the runtime itself needs: identity's published keys.
     from google.api.httpbody_pb2 import HttpBody
 
-    answer = await peer.call("/linli.identity.v1.IdentityService/GetKeys", b"", timeout_s=2.0)
+    answer = await peer.call("/linli.identity.v1.IdentityService/GetKeys", b"", timeout_s=2.0, is_read=True)
     data: bytes = HttpBody.FromString(answer).data
     return data
 
 
 async def _run_job(service: str, job: Job, running: Running) -> None:
     name = f"{service}-{job.run.__name__}"
+    # A rate counts from what it has seen before: without its zero the first failure would show an hour later, with the second.
+    metrics.JOB_SECONDS.labels(name, "failed")
     while True:
         await asyncio.sleep(job.every_s)
         started, outcome = perf_counter(), "done"
-        try:
-            if job.outside or running.database is None:
-                await job.run(running.call())
-            else:
-                async with running.database.transaction(PLATFORM) as transaction:
-                    if await transaction.fetchval("SELECT pg_try_advisory_xact_lock(hashtext($1))", name):
-                        await job.run(transaction)
-        except ServiceError as error:
-            outcome = "failed"
-            telemetry.log.warning("job_failed", job=name, error=str(error))
-        except Exception as error:
-            outcome = "failed"
-            telemetry.log.error("job_failed", job=name, error=telemetry.describe(error))
-        telemetry.JOB_SECONDS.labels(name, outcome).observe(perf_counter() - started)
+        with telemetry.entry(f"run {name}", None, telemetry.SpanKind.INTERNAL) as span:
+            try:
+                await _run_once(name, job, running)
+            except Exception as error:
+                outcome = "failed"
+                tell = telemetry.log.warning if isinstance(error, ServiceError) else telemetry.log.error
+                tell("job_failed", job=name, error=telemetry.describe(error))
+                if span is not None:
+                    telemetry.fail(span, type(error).__name__)
+        metrics.JOB_SECONDS.labels(name, outcome).observe(perf_counter() - started)
+
+
+async def _run_once(name: str, job: Job, running: Running) -> None:
+    if job.outside or running.database is None:
+        await job.run(running.call())
+        return
+    async with running.database.transaction(PLATFORM) as transaction:
+        if await transaction.fetchval("SELECT pg_try_advisory_xact_lock(hashtext($1))", name):
+            await job.run(transaction)
 
 
 async def _keep(service: str, ensure: Callable[[], Awaitable[None]], woken: asyncio.Event) -> None:

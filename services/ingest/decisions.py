@@ -11,6 +11,8 @@ from datetime import datetime
 from time import monotonic
 from uuid import UUID
 
+from services.ingest.metrics import GATE_DECISION_SECONDS, Questions
+
 _REMEMBERED_S = 60.0
 _REMEMBERED_MAX = 20_000
 
@@ -27,6 +29,8 @@ class Decision:
     opens_until: datetime | None = None
     # Empty when nobody signed a command: the lane's offline rule opened.
     command_id: str = ""
+    # Whether a gate of its own opens, which gets its command over MQTT.
+    is_elsewhere: bool = False
 
     def opens(self, now: datetime) -> bool:
         """Whether the barrier may still open."""
@@ -39,10 +43,25 @@ class Decisions:
     def __init__(self) -> None:
         self._made: dict[RecordKey, tuple[Decision, float]] = {}
         self._waiting: dict[RecordKey, list[asyncio.Future[None]]] = {}
+        self._questions = Questions()
+
+    def ask(self, record: RecordKey, at: float) -> None:
+        """Notes, for the metrics, that the record of a camera with a lane came at this instant of the monotonic clock."""
+        self._questions.ask(record, at)
+
+    def give_up(self, record: RecordKey) -> None:
+        """Notes, for the metrics, that a record's decision is late, and the lane does what it does without one."""
+        self._measure(record, "offline_rule")
+
+    def _measure(self, record: RecordKey, outcome: str) -> None:
+        seconds = self._questions.answer(record)
+        if seconds is not None:
+            GATE_DECISION_SECONDS.labels(outcome).observe(seconds)
 
     def make(self, record: RecordKey, decision: Decision) -> None:
         """Notes a decision, in place of an earlier one, and wakes whoever waits for it."""
         self._forget()
+        self._measure(record, "opened" if decision.opens_until is not None or decision.is_elsewhere else "held")
         known = self._made.get(record)
         if known is not None and known[0].decided_at > decision.decided_at:
             return

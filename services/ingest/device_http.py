@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from servicekit import telemetry
+from servicekit import metrics, telemetry
 from servicekit.errors import Internal, Invalid, NotFound, ServiceError, Unavailable
 from servicekit.service import Asgi
 from services.ingest.documents import read_document
@@ -25,6 +25,8 @@ _REQUESTS_MAX = 2000
 _DISCARDED_BYTES_MAX = 32 * 1024 * 1024
 # All bodies that are held at once, whoever sent them.
 _HELD_BYTES_MAX = 256 * 1024 * 1024
+# The status in our metrics of a request whose device hung up before the answer; nginx made the number customary.
+_DEVICE_GONE = 499
 _JSON = b"application/json; charset=utf-8"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -84,7 +86,7 @@ class Held:
 class Request:
     """One request of a device."""
 
-    __slots__ = ("_body_bytes", "_held", "_is_complete", "_receive", "address", "headers", "method", "path", "query")
+    __slots__ = ("_body_bytes", "_held", "_is_complete", "_receive", "address", "headers", "is_from_proxy", "method", "path", "query")
 
     def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]], held: Held, proxies: Sequence[Network]) -> None:
         self.method: str = scope["method"]
@@ -93,6 +95,8 @@ class Request:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         peer: str = scope["client"][0] if scope["client"] else ""
         self.address = _origin(peer, self.header(b"x-forwarded-for"), proxies) if proxies else peer
+        # Whether a proxy that we trust sends this. Devices do not choose which of their requests are traced.
+        self.is_from_proxy = _is_in(peer, proxies)
         self._receive = receive
         self._held = held
         self._body_bytes = 0
@@ -171,12 +175,19 @@ def _origin(peer: str, forwarded: str, proxies: Sequence[Network]) -> str:
     """The address that a request came from: the last one that no proxy of ours vouches for."""
     for address in (peer, *reversed([part.strip() for part in forwarded.split(",")])):
         try:
-            parsed = ipaddress.ip_address(address)
+            ipaddress.ip_address(address)
         except ValueError:
             return peer
-        if not any(parsed in network for network in proxies):
+        if not _is_in(address, proxies):
             return address
     return peer
+
+
+def _is_in(address: str, proxies: Sequence[Network]) -> bool:
+    try:
+        return bool(proxies) and any(ipaddress.ip_address(address) in network for network in proxies)
+    except ValueError:
+        return False
 
 
 def _too_large(bytes_max: int) -> TooLarge:
@@ -240,7 +251,6 @@ def application(
     paths = {path for _, path in routes}
     held = Held()
     in_work = 0
-    seconds: dict[int, Any] = {}
 
     async def answer(request: Request) -> Answer:
         route = routes.get((request.method, request.path))
@@ -263,12 +273,19 @@ def application(
         nonlocal in_work
         if scope["type"] != "http":
             return
-        started = perf_counter()
+        started, status = perf_counter(), _DEVICE_GONE
         request = Request(scope, receive, held, proxies)
+        route = request.path if request.path in paths else ""
         in_work += 1
         try:
-            with telemetry.entry(f"{request.method} {request.path if request.path in paths else ''}", request.header(b"traceparent")):
-                made = await answer(request)
+            header = request.header(b"traceparent")
+            with telemetry.entry("HTTP", header, is_trusted=bool(header) and request.is_from_proxy) as span:
+                try:
+                    made = await answer(request)
+                    status = made.status
+                finally:
+                    if span is not None:
+                        telemetry.describe_http(span, request.method, route, status)
                 headers = [(b"content-length", b"%d" % len(made.body)), (b"content-type", made.media), *made.headers]
                 await send({"type": "http.response.start", "status": made.status, "headers": headers})
                 await send({"type": "http.response.body", "body": made.body})
@@ -279,10 +296,7 @@ def application(
         finally:
             in_work -= 1
             request.release()
-        histogram = seconds.get(made.status)
-        if histogram is None:
-            histogram = seconds[made.status] = telemetry.HTTP_SECONDS.labels("ingest", str(made.status))
-        histogram.observe(perf_counter() - started)
+            metrics.observe_http("ingest", request.method, route, status, perf_counter() - started)
 
     return serve
 

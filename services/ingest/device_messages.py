@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from time import monotonic, perf_counter
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,13 +26,18 @@ from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolic
 from nats.js.errors import APIError
 from prometheus_client import Counter
 
-from servicekit import telemetry
+from linli.device.v1.events_pb2 import CredentialPresented, DoorAcknowledged, GateAcknowledged
+from servicekit import metrics, telemetry
 from servicekit.errors import Unavailable
+from servicekit.rpc import Call
+from servicekit.sampling import sample_consumer
 from services.ingest import acknowledgements, bins, observations, store, terminals
 from services.ingest.devices import DEVICE_ID, Kind, KnownDevice
 from services.ingest.documents import read_document
 from services.ingest.intake import Intake
 from services.ingest.loose import Unusable
+from services.ingest.metrics import DoorQuestions
+from services.ingest.openings import Openings
 
 # NATS's own stream of MQTT messages, the one for which a PUBACK speaks. It keeps what somebody is interested in until they have heard it.
 STREAM: Final = "$MQTT_msgs"
@@ -57,6 +63,11 @@ class Topic:
         return f"{KEPT_UNDER if self.is_kept else ''}devices.*.{self.name}"
 
     @property
+    def template(self) -> str:
+        """The topic, for any device."""
+        return f"devices/{{device_id}}/{self.name}"
+
+    @property
     def consumer(self) -> str:
         """The durable consumer, and the queue that instances share."""
         return f"ingest-{self.name}"
@@ -80,7 +91,8 @@ TOPICS: Final = (
     Topic("observation", (Kind.SENSOR,), observations.read_observation),
 )
 _KEPT: Final = [topic for topic in TOPICS if topic.is_kept]
-_HEARTBEATS: Final = "devices.*.heartbeat"
+HEARTBEAT: Final = "heartbeat"
+_HEARTBEATS: Final = f"devices.*.{HEARTBEAT}"
 _STREAM_BYTES_MAX = 1024 * 1024 * 1024
 # So much can wait while ingest is away, of all devices and of one on one topic. What is more gets no PUBACK, and is sent again.
 _MESSAGES_PER_DEVICE_MAX = 10_000
@@ -99,18 +111,23 @@ _ACK_PREFIX = "$JS.ACK."
 NATS_PUBLISHES = (
     *(f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("CREATE", "UPDATE")),
     *(f"$JS.API.CONSUMER.CREATE.{STREAM}.{topic.consumer}.{topic.subject}" for topic in _KEPT),
+    *(f"$JS.API.CONSUMER.INFO.{STREAM}.{topic.consumer}" for topic in _KEPT),
     *(f"$JS.ACK.{STREAM}.{topic.consumer}.>" for topic in _KEPT),
 )
 NATS_SUBSCRIBES = (_HEARTBEATS, *(topic.heard_on for topic in TOPICS))
 
+_ACKNOWLEDGED = (GateAcknowledged, DoorAcknowledged)
+_HEARING = {"messaging.system": "nats", "messaging.operation.type": "process", "messaging.operation.name": "process"}
 IGNORED = Counter("linli_ingest_device_messages_ignored_total", "MQTT messages of devices that were not passed on", ["topic", "reason"])
 
 
 class DeviceMessages:
     """Hears devices for as long as `run` runs."""
 
-    def __init__(self, intake: Intake, client: Client, replicas: int) -> None:
+    def __init__(self, intake: Intake, openings: Openings, questions: DoorQuestions, client: Client, replicas: int) -> None:
         self._intake = intake
+        self._openings = openings
+        self._questions = questions
         self._client = client
         self._replicas = replicas
         # What waits on each subject that is in work.
@@ -187,15 +204,18 @@ class DeviceMessages:
             )
             await manager.add_consumer(STREAM, consumer)
 
+    async def sample(self) -> None:
+        """Sets the gauges of what devices said and was not passed on yet."""
+        await asyncio.gather(*(sample_consumer(self._client, STREAM, topic.consumer) for topic in _KEPT))
+
     async def _stop(self, subscriptions: Sequence[Subscription]) -> None:
-        """Takes no more and finishes what is in work; what is kept and was not begun comes to another instance."""
-        for subscription in subscriptions:
-            try:
-                await subscription.unsubscribe()
-            except (NatsError, OSError):
-                pass
-        for waiting in self._waiting.values():
-            waiting.clear()
+        """Takes no more and finishes what has come: what is not kept would be lost, and the rest come to another instance late."""
+        try:
+            async with asyncio.timeout(_STOP_S):
+                for subscription in subscriptions:
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+        except (NatsError, OSError, TimeoutError):
+            pass
         if self._in_work:
             _, late = await asyncio.wait(self._in_work, timeout=_STOP_S)
             for task in late:
@@ -233,6 +253,7 @@ class DeviceMessages:
 
     async def _hear(self, topic: Topic, device_id: str, messages: Sequence[Msg]) -> None:
         """Passes messages on. Never raises: what fails, and is kept, comes again."""
+        came_at = monotonic()
         try:
             known = await self._intake.registry.find(device_id)
             if known is None or known.disabled or known.kind not in topic.kinds:
@@ -242,6 +263,9 @@ class DeviceMessages:
             self._intake.registry.seen(device_id)
             async with self._turn:
                 readable, unusable = self._read(topic, known, messages)
+                for _, _, observation in readable:
+                    if isinstance(observation, CredentialPresented):
+                        self._questions.ask((known.community_id, known.device_id, observation.presentation_id), came_at)
                 passing = [asyncio.create_task(self._pass_on(topic, known, *each)) for each in readable]
                 await asyncio.sleep(0)  # They are on their way, in their order.
             await asyncio.gather(*passing)
@@ -271,11 +295,20 @@ class DeviceMessages:
         return readable, unusable
 
     async def _pass_on(self, topic: Topic, known: KnownDevice, message: Msg, event_id: UUID, observation: Message) -> None:
-        try:
-            await self._intake.publish(known, event_id, observation)
-            await self._answer(topic, [message], Msg.ack)
-        except Unavailable:
-            await self._answer(topic, [message], partial(Msg.nak, delay=_RETRY_S))
+        # An acknowledgement goes on with the trace of its command; MQTT carries none, so everything else begins one.
+        trace = self._openings.trace_of(known.device_id, observation.command_id) if isinstance(observation, _ACKNOWLEDGED) else ""
+        with telemetry.entry(f"process {topic.template}", trace, telemetry.SpanKind.CONSUMER) as span:
+            if span is not None:
+                span.set_attributes({**_HEARING, "messaging.destination.template": topic.template})
+            started, outcome = perf_counter(), "handled"
+            try:
+                await self._intake.publish(known, event_id, observation)
+                await self._answer(topic, [message], Msg.ack)
+            except Unavailable:
+                outcome = "retried"
+                await self._answer(topic, [message], partial(Msg.nak, delay=_RETRY_S))
+            if topic.is_kept:
+                metrics.EVENT_SECONDS.labels(topic.consumer, outcome).observe(perf_counter() - started)
 
     async def _set_aside(self, topic: Topic, known: KnownDevice, unusable: Sequence[tuple[Msg, str]]) -> None:
         """Counts what cannot be read, and keeps it where an operator finds it. Raises Unavailable."""
@@ -283,7 +316,7 @@ class DeviceMessages:
             async with self._intake.database.transaction(known.community_id) as tx:
                 letters = {message.data[: topic.bytes_max]: error for message, error in unusable}
                 await store.insert_dead_letters(tx, topic.consumer, f"{KEPT_UNDER}devices.{known.device_id}.{topic.name}", letters)
-            telemetry.DEAD_LETTERS.labels(topic.consumer).inc(len(unusable))
+            metrics.DEAD_LETTERS.labels(topic.consumer).inc(len(unusable))
         for _ in unusable:
             self._intake.registry.count_irregular(known.device_id)
         IGNORED.labels(topic.name, "malformed").inc(len(unusable))
@@ -299,3 +332,8 @@ class DeviceMessages:
                 await how(message)
             except (NatsError, OSError):
                 pass  # It comes again, and its event is known by its id.
+
+
+async def sample_messages(call: Call) -> None:
+    """Sets the gauges of what devices said and was not passed on yet."""
+    await call.resource(DeviceMessages).sample()

@@ -60,7 +60,7 @@ class Background:
         try:
             await work
         except ServiceError as error:
-            telemetry.log.warning("background_work_failed", error=str(error))
+            telemetry.log.warning("background_work_failed", error=telemetry.describe(error))
         except Exception as error:
             telemetry.log.error("background_work_failed", exc_info=error)
 

@@ -1,10 +1,11 @@
 """Who may sign in over MQTT: ingest answers the broker's question (NATS auth callout).
 
 NATS speaks MQTT itself. For each device that connects it asks, with id and secret; the answer is a signed permit that allows the device
-to publish under its own subject and to hear what its kind of device is told, and nothing else. Without ingest no device signs in; those
-that have stay connected.
+to publish what devices say, under its own subject, and to hear what its kind of device is told, and nothing else. Without ingest no device
+signs in; those that have stay connected.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from servicekit import telemetry
 from servicekit.errors import ServiceError
+from services.ingest.device_messages import HEARTBEAT, TOPICS
 from services.ingest.devices import Kind, KnownDevice
 from services.ingest.intake import Intake
 from services.ingest.nkeys import AccountKey, claims_of
@@ -26,8 +29,11 @@ REPLIES = "$SYS._INBOX.>"
 ACCOUNT = "LINLI"
 # A device signs in again after this at the latest, so that one that was disabled does not stay. What it sends meanwhile is not heard.
 _PERMIT_LIFE = timedelta(hours=12)
+_STOP_S = 1.0
 # What is said to devices, under each one's own subject: ingest sends commands, access what a door terminal knows and what it is to send.
 _TOLD = ("commands", "snapshot", "journal_wanted")
+# What devices say. The broker keeps a retained message for each subject, so whoever could make subjects up could fill its disk.
+_SAID = (HEARTBEAT, *(topic.name for topic in TOPICS))
 
 
 class _Server(msgspec.Struct):
@@ -64,10 +70,20 @@ class MqttSignIn:
         self._client = client
         self._key = key
         self._keep = keep
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Begins to answer; instances share the questions."""
-        await self._client.subscribe(SUBJECT, queue="ingest", cb=self._hear)
+        self._subscription = await self._client.subscribe(SUBJECT, queue="ingest", cb=self._hear)
+
+    async def stop(self) -> None:
+        """Takes no more questions; the answers to those that have come are left to the background."""
+        try:
+            async with asyncio.timeout(_STOP_S):
+                if self._subscription is not None:
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+        except (NatsError, OSError, TimeoutError):
+            pass
 
     async def _hear(self, message: Msg) -> None:
         # Each in its own time: when the broker comes back all devices ask at once, and it waits for two seconds.
@@ -118,7 +134,7 @@ class MqttSignIn:
             "nats": {
                 "type": "user",
                 "version": 2,
-                "pub": {"allow": [f"{own}.>"], "deny": [f"{own}.{name}" for name in _TOLD]},
+                "pub": {"allow": [f"{own}.{name}" for name in _SAID]},
                 "sub": {"allow": [f"{own}.{name}" for name in (_TOLD if known.kind == Kind.TERMINAL else ("commands",))]},
                 "subs": 10,
                 "payload": 64 * 1024,

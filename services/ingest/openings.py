@@ -26,8 +26,17 @@ from services.ingest.intake import Background
 from services.ingest.registry import Registry
 
 _AGAIN_S = 1.0
+_CLOSE_S = 1.5
 # A rush of some hundred people a second, whose terminals all keep silent.
 _WAITING_MAX = 10_000
+_TRACES_MAX = 1000
+_TOPIC = "devices/{device_id}/commands"
+_SENDING = {
+    "messaging.system": "nats",
+    "messaging.operation.type": "send",
+    "messaging.operation.name": "publish",
+    "messaging.destination.template": _TOPIC,
+}
 
 DROPPED = Counter("linli_ingest_commands_dropped_total", "Open commands, and refusals, that were not sent to their device", ["reason"])
 
@@ -42,6 +51,8 @@ class Openings:
         self._publisher = publisher
         self._clock = clock
         self._waiting: dict[tuple[str, str], asyncio.Event] = {}
+        # The traces of commands whose devices have not answered, where they are sampled.
+        self._traces: dict[tuple[str, str], str] = {}
         self._sending = Background()
 
     def read(self, kind: Kind, device_id: str, signed: SignedCommand) -> OpenCommand | None:
@@ -80,6 +91,18 @@ class Openings:
         else:
             await self._tell(device_id, msgspec.json.encode(said))
 
+    def note_trace(self, kind: Kind, device_id: str, signed: SignedCommand) -> None:
+        """Notes that the present trace is a command's. Devices send no trace with their answers, and any instance may hear them."""
+        if telemetry.is_sampled() and (command := self.read(kind, device_id, signed)) is not None:
+            while len(self._traces) >= _TRACES_MAX:
+                del self._traces[next(iter(self._traces))]
+            # Where it is sent from, it may have been sent before we hear of it.
+            self._traces.setdefault((device_id, command.command_id), telemetry.traceparent())
+
+    def trace_of(self, device_id: str, command_id: str) -> str:
+        """The `traceparent` of a command that a device answers; empty when it is not known, or nobody samples it."""
+        return self._traces.pop((device_id, command_id), "")
+
     def answered(self, device_id: str, command_id: str) -> None:
         """Notes that a device has said what it did with a command."""
         waiting = self._waiting.get((device_id, command_id))
@@ -87,8 +110,8 @@ class Openings:
             waiting.set()
 
     async def close(self) -> None:
-        """Sends no more."""
-        await self._sending.stop(0)
+        """Sends no more, but for a device that has not answered yet: its connection may have been gone for a moment."""
+        await self._sending.stop(_CLOSE_S)
 
     async def _is_there(self, kind: Kind, community_id: UUID, device_id: str) -> bool:
         # The community matters: a lane or a door may name any device, and must not open a stranger's.
@@ -100,7 +123,7 @@ class Openings:
         answered = self._waiting.setdefault(key, asyncio.Event())
         try:
             while not answered.is_set() and self._left_s(command.expires_at) > 0:
-                await self._tell(command.device_id, body)
+                await self._tell(command.device_id, body, command.command_id)
                 try:
                     async with asyncio.timeout(min(_AGAIN_S, self._left_s(command.expires_at))):
                         await answered.wait()
@@ -109,8 +132,11 @@ class Openings:
         finally:
             self._waiting.pop(key, None)
 
-    async def _tell(self, device_id: str, body: bytes) -> None:
-        await self._publisher.send_now(f"devices.{device_id}.commands", body)
+    async def _tell(self, device_id: str, body: bytes, command_id: str = "") -> None:
+        with telemetry.span(f"publish {_TOPIC}", telemetry.SpanKind.PRODUCER, _SENDING) as span:
+            if span is not None and command_id:
+                self._traces[device_id, command_id] = telemetry.traceparent()
+            await self._publisher.send_now(f"devices.{device_id}.commands", body)
 
     def _left_s(self, expires_at: datetime) -> float:
         return (expires_at - self._clock()).total_seconds()

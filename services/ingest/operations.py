@@ -5,11 +5,13 @@ from itertools import groupby
 from linli.device.v1.events_pb2 import DeviceChanged, DeviceOffline, DeviceOnline
 from servicekit.database import PLATFORM, Transaction
 from servicekit.errors import Conflict, NotFound
+from servicekit.rpc import Call
 from servicekit.times import to_timestamp
 from services.ingest import store
 from services.ingest.credentials import Vault, new_secret
-from services.ingest.devices import SILENCE_MAX, Device
+from services.ingest.devices import SILENCE_MAX, Device, Kind
 from services.ingest.digest import NONCE_LIFE
+from services.ingest.metrics import DEVICES
 
 # Devices that come or go in one turn of the job; the rest follow in the next.
 _TURNS_MAX = 1000
@@ -89,3 +91,16 @@ async def tell_who_came_and_went(tx: Transaction) -> None:
 async def forget_old_nonces(tx: Transaction) -> None:
     """Forgets the uses of nonces that nobody can use any more."""
     await store.delete_digest_uses(tx, tx.now - 2 * NONCE_LIFE)
+
+
+async def count_devices(call: Call) -> None:
+    """Sets the gauge of who is there; takes it back when that cannot be read."""
+    try:
+        async with call.transaction(PLATFORM) as tx:
+            counted = await store.count_devices(tx)
+    except Exception:
+        DEVICES.clear()
+        raise
+    for kind in Kind:
+        for is_online in (True, False):
+            DEVICES.labels(kind.name.lower(), "online" if is_online else "offline").set(counted.get((kind, is_online), 0))

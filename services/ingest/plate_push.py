@@ -101,16 +101,20 @@ async def _decide(intake: Intake, request: Request, known: KnownDevice, read: Pl
     limit_s = (known.lane.decision_limit_ms if known.lane else DECISION_LIMIT_MS) / 1000
     # What a decision is known of is on record already.
     if intake.decisions.made(record) is None:
+        if known.lane is not None:
+            intake.decisions.ask(record, started)
         event_id = derived_id("plate", known.device_id, read.record_id)
         try:
             await within(started + limit_s - loop.time(), intake.publish(known, event_id, read))
         except Unavailable:
             if not _opens_offline(known):
+                intake.decisions.give_up(record)
                 raise
     decision, present = await intake.decisions.wait(record, started + limit_s - loop.time(), request.gone())
     if not present:
         raise Gone
     if decision is None:
+        intake.decisions.give_up(record)
         decision = await _late(intake, known, read, record)
     return _answer(intake, known, frame, read, decision)
 

@@ -23,6 +23,7 @@ from servicekit.service import Running
 from services.ingest import store
 from services.ingest.decisions import Decision, Decisions
 from services.ingest.devices import DECISION_LIMIT_MS, Kind, Lane
+from services.ingest.metrics import DoorQuestions
 from services.ingest.openings import Openings
 from services.ingest.registry import Registry
 
@@ -34,11 +35,12 @@ _REPLAY_S = 5.0
 async def answer_camera_on_gate_open_requested(call: Call, event: Received[GateOpenRequested]) -> None:
     """The camera whose read was decided on is answered, if it opens the barrier itself and the command is genuine."""
     message = event.message
+    call.resource(Openings).note_trace(Kind.GATE, message.gate_device_id, message.command)
     record = (event.community_id, message.camera_device_id, message.record_id)
     if not message.camera_device_id or not message.record_id:
         return
     if message.gate_device_id != message.camera_device_id:
-        decision = Decision("gate", event.occurred_at)
+        decision = Decision("gate", event.occurred_at, is_elsewhere=True)
     else:
         decision = _opening(call.resource(Openings).read(Kind.GATE, message.camera_device_id, message.command), event)
     call.resource(Decisions).make(record, decision)
@@ -57,6 +59,19 @@ async def answer_camera_on_vehicle_held(call: Call, event: Received[VehicleHeld]
     # Whatever the reason is called, it must not be the word that opens.
     info = "held" if message.reason in ("", "ok") else message.reason
     call.resource(Decisions).make((event.community_id, message.camera_device_id, message.record_id), Decision(info, event.occurred_at))
+
+
+async def measure_door_on_door_open_requested(call: Call, event: Received[DoorOpenRequested]) -> None:
+    """A terminal's question is answered: the door opens."""
+    message = event.message
+    call.resource(Openings).note_trace(Kind.TERMINAL, message.device_id, message.command)
+    call.resource(DoorQuestions).decided((event.community_id, message.device_id, message.presentation_id), "opened")
+
+
+async def measure_door_on_entry_refused(call: Call, event: Received[EntryRefused]) -> None:
+    """A terminal's question is answered: the door stays shut."""
+    message = event.message
+    call.resource(DoorQuestions).decided((event.community_id, message.device_id, message.presentation_id), "refused")
 
 
 async def send_command_on_gate_open_requested(call: Call, event: Received[GateOpenRequested]) -> None:

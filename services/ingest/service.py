@@ -47,6 +47,7 @@ from services.ingest.digest import Nonces
 from services.ingest.images import Images
 from services.ingest.intake import Intake
 from services.ingest.limits import Limits
+from services.ingest.metrics import DoorQuestions
 from services.ingest.mqtt_auth import MqttSignIn
 from services.ingest.nkeys import AccountKey
 from services.ingest.openings import Openings
@@ -97,13 +98,18 @@ async def open_resources(running: Running) -> AsyncIterator[Sequence[object]]:
     )
     keys = {Kind.GATE: _keys("GATE", settings.gate_public_key), Kind.TERMINAL: _keys("DOOR", settings.door_public_key)}
     openings = Openings(keys, devices, running.publisher, running.clock)
-    messages = DeviceMessages(intake, running.nats, running.process.stream_replicas)
+    questions = DoorQuestions()
+    messages = DeviceMessages(intake, openings, questions, running.nats, running.process.stream_replicas)
+    sign_in = None
     if settings.mqtt_issuer_seed:
-        await MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed), messages.keep).start()
+        sign_in = MqttSignIn(intake, running.nats, _account_key(settings.mqtt_issuer_seed), messages.keep)
+        await sign_in.start()
     hearing = asyncio.create_task(messages.run())
     try:
-        yield [intake, devices, openings, intake.vault, intake.decisions]
+        yield [intake, devices, openings, questions, messages, intake.vault, intake.decisions]
     finally:
+        if sign_in is not None:
+            await sign_in.stop()
         hearing.cancel()
         await asyncio.gather(hearing, return_exceptions=True)
         await openings.close()
@@ -167,6 +173,8 @@ SERVICE = Service(
     consumes=[
         listen(GateOpenRequested, reactions.answer_camera_on_gate_open_requested),
         listen(VehicleHeld, reactions.answer_camera_on_vehicle_held),
+        listen(DoorOpenRequested, reactions.measure_door_on_door_open_requested),
+        listen(EntryRefused, reactions.measure_door_on_entry_refused),
         on_outside(GateOpenRequested, reactions.send_command_on_gate_open_requested),
         on_outside(DoorOpenRequested, reactions.send_command_on_door_open_requested),
         on_outside(EntryRefused, reactions.tell_terminal_on_entry_refused),
@@ -180,6 +188,8 @@ SERVICE = Service(
         every(seconds=5, run=operations.tell_who_came_and_went),
         every(minutes=1, run=operations.forget_old_nonces),
         every_outside(seconds=2, run=registry.write_contacts),
+        every_outside(seconds=15, run=device_messages.sample_messages),
+        every_outside(seconds=60, run=operations.count_devices),
     ],
     resources=open_resources,
     http=devices_http,

@@ -183,6 +183,14 @@ async def turn_status(tx: Transaction, device_ids: Sequence[str]) -> None:
     await tx.execute(TURN_STATUS, list(device_ids))
 
 
+COUNT_DEVICES = "SELECT kind, online, count(*) AS devices FROM devices WHERE NOT disabled GROUP BY kind, online"
+
+
+async def count_devices(tx: Transaction) -> dict[tuple[int, bool], int]:
+    """How many devices of each kind are online, and how many are not. For the platform scope."""
+    return {(row["kind"], row["online"]): row["devices"] for row in await tx.fetch(COUNT_DEVICES)}
+
+
 UPSERT_LANE = """
 INSERT INTO lanes (community_id, lane_id, camera_device_id, gate_device_id, decision_limit_ms, opens_offline, version)
 VALUES ($1, $2, $3, $4, $5, $6, $7)

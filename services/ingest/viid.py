@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from linli.device.v1.events_pb2 import ObjectObserved, PlateRead
@@ -275,12 +276,14 @@ async def _publish(intake: Intake, known: KnownDevice, record: Record | None) ->
         return BAD_CONTENT
     if record.is_irregular:
         intake.registry.count_irregular(known.device_id)
-    received_at = intake.clock()
+    received_at, came_at = intake.clock(), monotonic()
     keys = await intake.images.keep(known.community_id, received_at, record.pictures, _PICTURE_S) if record.pictures else []
     record_id = str(derived_id(known.device_id, *record.identity)) if record.is_irregular else record.given_id
     observation: PlateRead | ObjectObserved
     if record.kind is MOTOR_VEHICLE:
         vehicle = viid_records.vehicle(record)
+        if known.lane is not None:
+            intake.decisions.ask((known.community_id, known.device_id, record_id), came_at)
         observation = PlateRead(
             device_id=known.device_id,
             record_id=record_id,

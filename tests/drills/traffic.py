@@ -87,7 +87,7 @@ class Traffic:
             return False
         if status == 200 and wanted in answer:
             return True
-        if b'"late"' in answer:
+        if b'"late' in answer:
             self.late += 1
             return False
         self.failures[f"{what}: {status} {answer[:160].decode(errors='replace')}"] += 1

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -78,13 +79,12 @@ async def test_a_process_starts_before_its_servers_and_is_ready_when_they_are(se
     async with servers.database(QUIET) as url, wire_to(servers.postgres.port) as postgres, wire_to(servers.nats.port) as broker:
         await postgres.cut()
         await broker.cut()
+        owner_url = (await servers.template(QUIET)).owner_url.rpartition("/")[0] + "/" + url.rpartition("/")[2]
         values = settings(
             servers,
             LINLI_NATS_URL=f"nats://{broker.address}",
             LINLI_TOY_DATABASE_URL=url.replace(f"127.0.0.1:{servers.postgres.port}", postgres.address),
-            LINLI_TOY_MIGRATION_URL=servers.postgres.url(url.rpartition("/")[2]).replace(
-                f"127.0.0.1:{servers.postgres.port}", postgres.address
-            ),
+            LINLI_TOY_MIGRATION_URL=owner_url.replace(f"127.0.0.1:{servers.postgres.port}", postgres.address),
         )
         async with hosting(values, QUIET) as host:
             starting = asyncio.create_task(host.start())
@@ -353,6 +353,14 @@ async def test_metrics_are_answered(servers: Servers) -> None:
         assert 'linli_rpc_seconds_count{method="/linli.toy.v1.ToyService/Misbehave",status="OK"}' in text
 
 
+async def test_nothing_can_be_changed_at_the_operations_address(servers: Servers) -> None:
+    async with platform(servers, QUIET) as running, httpx.AsyncClient(base_url=running.ops_url) as client:
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert [(await client.request(verb, path)).status_code for verb in ("POST", "PUT", "PATCH", "DELETE")] == [405] * 4, path
+        for path in ("/", "/debug", "/settings", "/openapi.json"):
+            assert (await client.get(path)).status_code == 404
+
+
 # Draining
 
 
@@ -434,6 +442,9 @@ async def identity(mint: Mint) -> AsyncIterator[str]:
     server, address = grpc.aio.server(), free_address()
     handlers: dict[str, Any] = {"GetKeys": grpc.unary_unary_rpc_method_handler(get_keys)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("linli.identity.v1.IdentityService", handlers),))
+    well = health.aio.HealthServicer()
+    await well.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(well, server)
     server.add_insecure_port(address)
     await server.start()
     yield address

@@ -428,6 +428,7 @@ async def test_health_and_reflection_answer(running: Platform) -> None:
 
 async def test_more_calls_at_once_than_the_limit_are_refused_at_once(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpc, "CALLS_MAX", 2)
+    monkeypatch.setattr(rpc, "WATCHERS_MAX", 2)  # the platform's own caller, and ours
     async with platform(servers, QUIET, keep_streams=True) as running:
         peer = Peer(running.grpc_address)
         slow = message("MisbehaveRequest", how="slow").SerializeToString()
