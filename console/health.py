@@ -1,5 +1,6 @@
 """How this process says that it is alive and ready: the question that `linli health` asks of it, by HTTP on its operations address."""
 
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
@@ -13,14 +14,11 @@ def ask(ops_address: str, path: str, *, timeout_s: float) -> tuple[bool, str]:
     try:
         address = urlsplit(f"//{ops_address}")
         host = address.hostname or "127.0.0.1"
-        connection = HTTPConnection(_HERE.get(host, host), address.port, timeout=timeout_s)
-    except ValueError as error:
+        with closing(HTTPConnection(_HERE.get(host, host), address.port, timeout=timeout_s)) as connection:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status == 200, answer.read().decode(errors="replace")
+    except ValueError as error:  # also of a name that is none, which is found out when it is looked up
         return False, f"{ops_address} is no address: {error}"
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status == 200, answer.read().decode(errors="replace")
     except (OSError, HTTPException) as error:
-        return False, f"{ops_address} does not answer: {error or type(error).__name__}"
-    finally:
-        connection.close()
+        return False, f"{ops_address} does not answer: {str(error) or type(error).__name__}"

@@ -69,9 +69,11 @@ def complete(api: Api, make: Callable[[Secrets], Sets]) -> Sets:
         values, version = ({}, "") if found.status_code == httpx.codes.NOT_FOUND else _contents(found.json())
         known = Secrets(dict(values))
         sets = make(known)
+        # The server keeps apart what other installations have set, as one whose Secret was lost and made anew.
+        manager = f"{MANAGER}-{known.password('installation')}"
         if known.values == values or _keep(api, known.values, version):
             for name, each in sets.items():
-                _apply(api, PREFIX + name, each)
+                _apply(api, PREFIX + name, each, manager)
             return sets
     raise SecretsError(f"{INSTALLATION} is changed by others all the time")
 
@@ -94,9 +96,9 @@ def _keep(api: Api, values: Mapping[str, str], version: str) -> bool:
     return api.request("PATCH", INSTALLATION, change, "application/merge-patch+json").is_success
 
 
-def _apply(api: Api, name: str, values: Mapping[str, str]) -> None:
+def _apply(api: Api, name: str, values: Mapping[str, str], manager: str) -> None:
     for _ in range(_TRIES):
-        answer = api.request("PATCH", name, _secret(name, values), "application/apply-patch+yaml", fieldManager=MANAGER)
+        answer = api.request("PATCH", name, _secret(name, values), "application/apply-patch+yaml", fieldManager=manager)
         if answer.is_success:
             return
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -104,7 +106,10 @@ def _apply(api: Api, name: str, values: Mapping[str, str]) -> None:
         causes = [cause for cause in answer.json().get("details", {}).get("causes", ()) if cause.get("reason") == "FieldManagerConflict"]
         if causes:
             fields = ", ".join(cause.get("field", "") for cause in causes)
-            raise SecretsError(f"Secret {name} was changed by others: {fields}. Put it as it was, or the value into {INSTALLATION}")
+            raise SecretsError(
+                f"Secret {name} was changed by others, or made from another {INSTALLATION}: {fields}. Put either as it was, or the value "
+                f"into {INSTALLATION}"
+            )
     raise SecretsError(f"Secret {name} is changed by others all the time")
 
 

@@ -7,11 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote, urlsplit
 
-import asyncpg
 import msgspec
 import typer
 
-from console.databases import DatabaseError
+from console.databases import reached
 from servicekit import schema
 from servicekit.clock import system_clock
 from servicekit.config import DatabaseSettings, SettingsError, load
@@ -47,18 +46,20 @@ async def provision(services: Sequence[Service]) -> None:
         settings, prefix = load(DatabaseSettings, service.name), f"LINLI_{service.name.upper()}"
         owner = _password(settings.migration_url, schema.owner_of(service.name), f"{prefix}_MIGRATION_URL")
         own = _password(settings.database_url, schema.name_of(service.name), f"{prefix}_DATABASE_URL")
-        try:
+        with reached(service.name):
             await schema.provision(superuser_url, service.name, owner, own)
-        except (asyncpg.PostgresError, OSError, TimeoutError, ValueError) as error:
-            raise DatabaseError(f"{service.name}: {error}") from error
         typer.echo(f"{service.name}: provisioned")
 
 
 def _password(url: str, role: str, variable: str) -> str:
-    parts = urlsplit(url)
-    if parts.username != role or not parts.password:
-        raise SettingsError(f"{variable} is wrong: it must hold the password of {role}")
-    return unquote(parts.password)
+    try:
+        parts = urlsplit(url)
+        user, password = parts.username, unquote(parts.password or "")
+    except ValueError:  # Its text may hold the password.
+        user = password = None
+    if user != role or not password or not password.isascii():
+        raise SettingsError(f"{variable} is wrong: it must hold the password of {role}, in ASCII")
+    return password
 
 
 async def bootstrap(*, reset_password: bool = False, environment: Mapping[str, str] = os.environ) -> None:
@@ -68,10 +69,8 @@ async def bootstrap(*, reset_password: bool = False, environment: Mapping[str, s
     operator = load(OperatorSettings, environment=environment)
     tools = identity.tools(load(identity.Settings, "identity", environment))
     url = load(DatabaseSettings, "identity", environment).database_url
-    try:
+    with reached("identity"):
         database = await open_database("identity", url, pool_size=1, clock=system_clock)
-    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        raise DatabaseError(f"identity's database cannot be reached: {error}") from error
     database.resources = Resources(tools)
     who = operator.operator_phone, "平台管理员", operator.operator_password
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -27,6 +28,7 @@ from services.ingest.nkeys import AccountKey, new_account_seed
 
 SECRETS = "secrets.json"
 OWNER = "-owner"
+_ADDRESS = "postgres-address"
 Sets = dict[str, dict[str, str]]
 
 
@@ -79,12 +81,12 @@ class Secrets:
         A password is another one at once. Of keys that others rely on a second one is made first, which all processes must know before
         the next call lets it be used.
         """
-        if name in self.values and (name.endswith(_PASSWORDS) or name in _AT_ONCE):
+        if self._is_at_once(name):
             self._set(name, _AT_ONCE.get(name, new_password)())
             return f"{name} is another one: start again whatever uses it"
         current = self._current(name)
         if name not in _IN_STEPS or current not in self.values:
-            raise SecretsError(f"{name} cannot be replaced: {', '.join(self._rotatable())} can")
+            raise SecretsError(f"{name} cannot be replaced: {', '.join(self._replaceable())} can")
         newest = self._generations(name, by_age=True)[0]
         if newest != current:
             self._set(f"{name}.current", newest)
@@ -95,8 +97,12 @@ class Secrets:
         self._set(f"{name}.{self._number(current) + 1}", _IN_STEPS[name]())
         return f"{name} has a second key, not used yet: start everything again, then rotate once more"
 
-    def _rotatable(self) -> list[str]:
-        return sorted(name for name in self.values if name.endswith(_PASSWORDS) or name in _AT_ONCE or name in _IN_STEPS)
+    def _is_at_once(self, name: str) -> bool:
+        return name in self.values and (name.endswith(_PASSWORDS) or name in _AT_ONCE)
+
+    def _replaceable(self) -> list[str]:
+        in_steps = (name for name in _IN_STEPS if self._current(name) in self.values)
+        return sorted({*filter(self._is_at_once, self.values), *in_steps})
 
     def _current(self, name: str) -> str:
         return self.values.get(f"{name}.current", name)
@@ -193,6 +199,14 @@ class Postgres:
         return f"postgresql://{role}:{quote(password, safe='')}@{self.host}:{self.port}/{database}{options}"
 
 
+def located(known: Secrets, host: str = "", port: int | None = None, options: str = "") -> Postgres:
+    """Where PostgreSQL is: as is said now or, when nothing is, as it was said last. It is kept with the secrets."""
+    said = Postgres(host or "127.0.0.1", port or 5432, options)
+    if host or port or options:
+        known.values.pop(_ADDRESS, None)
+    return msgspec.json.decode(known.other(_ADDRESS, lambda: msgspec.json.encode(said).decode()), type=Postgres)
+
+
 def of_service(service: Service, known: Secrets, postgres: Postgres) -> dict[str, str]:
     """What a service is told and nobody else, by the names of the variables."""
     name, prefix = service.name, f"{PREFIX}_{service.name.upper()}"
@@ -229,13 +243,15 @@ def nats_configuration(services: Sequence[Service], known: Secrets) -> str:
 
 
 def installation(known: Secrets, postgres: Postgres, operator_phone: str, *, with_superuser: bool = False) -> Sets:
-    """Every set of an installation. `with_superuser` adds the one of PostgreSQL's superuser, for a server that is part of it."""
+    """Every set of an installation. `with_superuser` adds the one of PostgreSQL's superuser, for a server that is part of it; once made it
+    stays.
+    """
     services = catalog.find(["all"])
     sets = {service.name: of_service(service, known, postgres) for service in services}
     sets |= {f"{service.name}{OWNER}": of_owner(service, known, postgres) for service in services if service.migrations}
     sets[accounts.OPERATOR] = of_operator(known, operator_phone)
     sets["nats"] = {"accounts.conf": nats_configuration(services, known)}
-    if with_superuser:
+    if with_superuser or "postgres" in known.values:
         password = known.password("postgres")
         url = postgres.url("postgres", password, "postgres")
         # CloudNativePG reads name and password, `linli provision` the address.
@@ -247,11 +263,14 @@ def kept_in(folder: Path) -> Secrets:
     """The secrets that are kept in a folder, none in a new one; new ones are kept there. Raises SecretsError."""
     file = folder / SECRETS
     values: dict[str, str] = {}
-    if file.exists():
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SecretsError(f"{file} cannot be read: {type(error).__name__}") from None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if any(folder.glob(f"*/{PREFIX}_*_NATS_PASSWORD")):
+            # Made anew, they would take the place of those that sealed what is in the databases.
+            raise SecretsError(f"{file} is gone, and what was made of it is not: put it back") from None
+    except (OSError, ValueError) as error:
+        raise SecretsError(f"{file} cannot be read: {type(error).__name__}") from None
 
     def keep(all_of_them: Mapping[str, str]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -269,9 +288,11 @@ def write_folders(folder: Path, sets: Sets) -> None:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Writes a file that only its owner can read, whole or not at all."""
+    """Writes a file that only its owner can read, whole or not at all, also when the power fails."""
     fresh = file.with_name(f"{file.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as out:
         out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
     fresh.replace(file)

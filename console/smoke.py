@@ -71,7 +71,7 @@ class _Journey:
         try:
             result = await work()
         except (SeedError, httpx.HTTPError, _Unlike, LookupError, ValueError) as error:
-            raise SmokeError(f"FAIL  {time.perf_counter() - started:5.2f} s  {name}: {error or type(error).__name__}") from error
+            raise SmokeError(f"FAIL  {time.perf_counter() - started:5.2f} s  {name}: {str(error) or type(error).__name__}") from error
         typer.echo(f"ok    {time.perf_counter() - started:5.2f} s  {name}")
         return result
 
@@ -137,9 +137,13 @@ async def _park(journey: _Journey) -> None:
         await manager.call("POST", f"/v1/parking/lanes/{exit_lane_id}:open", body)
         await _soon("the stay ends", lambda: _is_outside(manager))
 
-    if not await _is_outside(manager):
-        await journey.step("a car that was left inside is let out", let_out)
-    before = (await manager.call("GET", f"/v1/parking/lots/{lot_id}/occupancy"))["inside"]
+    async def cleared() -> int:
+        # A journey that was broken off may have left its car there.
+        if not await _is_outside(manager):
+            await let_out()
+        return await _inside(manager, lot_id)
+
+    before = await journey.step("no car of an earlier journey is inside", cleared)
     await journey.step("a car comes: the gate opens", lambda: _pass(entry, opens=True))
     await journey.step("it is counted", lambda: _counted(manager, lot_id, before + 1))
     if journey.has("billing"):
@@ -202,9 +206,13 @@ async def _is_outside(manager: Api) -> bool:
     return not sessions["sessions"]
 
 
+async def _inside(manager: Api, lot_id: str) -> int:
+    return int((await manager.call("GET", f"/v1/parking/lots/{lot_id}/occupancy"))["inside"])
+
+
 async def _counted(manager: Api, lot_id: str, inside: int) -> None:
     async def is_right() -> bool:
-        return bool((await manager.call("GET", f"/v1/parking/lots/{lot_id}/occupancy"))["inside"] == inside)
+        return await _inside(manager, lot_id) == inside
 
     await _soon(f"{inside} inside", is_right)
 

@@ -67,11 +67,11 @@ def _needs(service: Service) -> dict[str, object]:
     }
 
 
-def render(values: Sequence[Path] = (), *, settings: Sequence[str] = (), release: str = "linli", namespace: str = "linli") -> str:
+def render(values: Sequence[Path] = (), *, settings: Sequence[str] = (), folder: Path = CHART) -> str:
     """The chart's manifests with these values and `--set` settings. Raises ChartError with helm's words when it refuses."""
     files = [argument for path in values for argument in ("--values", str(path))]
     sets = [argument for setting in settings for argument in ("--set", setting)]
-    text = _helm(["template", release, str(CHART), "--namespace", namespace, *files, *sets])
+    text = _helm(["template", "linli", str(folder), "--namespace", "linli", *files, *sets])
     # Versions of helm differ in the empty lines that they leave after an object.
     return re.sub(r"\n+---\n", "\n---\n", text).strip() + "\n"
 

@@ -7,16 +7,18 @@ from pathlib import Path
 import msgspec
 
 from console import catalog
+from console.provisioning import OperatorSettings, SuperuserSettings
 from servicekit.blobs import BlobSettings
-from servicekit.config import PREFIX, DatabaseSettings, NatsSettings, ProcessSettings
+from servicekit.config import PREFIX, ApiSettings, DatabaseSettings, NatsSettings, ProcessSettings
 from servicekit.service import HttpSettings
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "settings.md"
 _INTRODUCTION = """# Settings
 
 Generated from the code by `make settings`. A process reads its settings from the environment. What a service has for itself, such as
-`LINLI_PARKING_DATABASE_URL`, may also be set for all services without the service's name. `<NAME>_FILE` names a file that holds the
-value, for secrets. A value that is missing or wrong stops the start with its name.
+`LINLI_PARKING_DATABASE_URL`, may also be set for all services without the service's name. Secrets may come by files: `<NAME>_FILE` names
+one that holds the value, and `LINLI_SECRETS_FOLDER` a folder of files that are called like their variables. The environment wins over
+both. A value that is missing or wrong stops the start with its name.
 """
 
 
@@ -26,6 +28,7 @@ def render() -> str:
     services = catalog.find(["all"])
     parts += _section("Every service with a database", DatabaseSettings, "<SERVICE>")
     parts += _section("Every service", NatsSettings, "<SERVICE>")
+    parts += _section("Every service with an API for others", ApiSettings, "<SERVICE>")
     served = ", ".join(service.name for service in services if service.http is not None)
     parts += _section(f"Every service that speaks HTTP ({served})", HttpSettings, "<SERVICE>")
     keepers = ", ".join(service.name for service in services if issubclass(service.settings, BlobSettings))
@@ -35,6 +38,8 @@ def render() -> str:
     for service in services:
         if msgspec.structs.fields(service.settings):
             parts += _section(service.name, service.settings, service.name.upper())
+    parts += _section("`linli provision`", SuperuserSettings, "")
+    parts += _section("`linli bootstrap` and `linli smoke`", OperatorSettings, "")
     return "\n".join(parts)
 
 

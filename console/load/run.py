@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,18 @@ async def run_load(address: Address, mix: str, *, seconds: float, warm_up_s: flo
         raise LoadError(f"{failed} of {sum(len(outcome.run.latencies) for outcome in outcomes)} failed")
 
 
-async def measure(address: Address, mix: Mapping[str, float], *, seconds: float, warm_up_s: float) -> Sequence[Outcome]:
-    """Loads an installation. Raises SeedError and OSError when it cannot begin."""
+async def _at_once() -> None: ...
+
+
+async def measure(
+    address: Address,
+    mix: Mapping[str, float],
+    *,
+    seconds: float,
+    warm_up_s: float,
+    before: Callable[[], Awaitable[None]] = _at_once,
+) -> Sequence[Outcome]:
+    """Loads an installation, calls `before` when it is warm, and measures. Raises SeedError and OSError when it cannot begin."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=20))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linli-load-")))
@@ -103,6 +113,7 @@ async def measure(address: Address, mix: Mapping[str, float], *, seconds: float,
         stack.callback(signing_in.cancel)
         if warm_up_s:
             await _together(works, mix, warm_up_s)
+        await before()
         return await _together(works, mix, seconds)
 
 

@@ -13,12 +13,15 @@ import httpx
 
 from console.simulator.cameras import PushCamera, ViidCamera
 from console.simulator.gates import Gate
-from console.simulator.town import Phone, Town, pay, say
+from console.simulator.town import Phone, Town, pay, say, troubled
 
 _HEARTBEAT_S = 30.0
 _READINGS_S = 5.0
 _PARKED_S = (15.0, 90.0)
 _GATE_WAIT_S = 5.0
+_PAYS_FIRST = 0.7
+_STUCK_S = (5.0, 15.0)
+_TRIES = 20
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -134,22 +137,30 @@ async def _trip(traffic: Traffic) -> None:
     chance, plate = traffic.town.chance, _choose_plate(traffic)
     traffic.parked.add(plate)
     try:
-        if not await chance.choice(traffic.entries).read(plate):
-            say("turned_away", plate=plate)
-            return
-        say("car_in", plate=plate)
-        await asyncio.sleep(chance.uniform(*_PARKED_S))
-        pays_first = chance.random() < 0.7
-        if pays_first:
-            await _pay(traffic, plate)
-        if not await chance.choice(traffic.exits).read(plate) and not await _pay_at_the_barrier(traffic, plate):
-            say("stuck", plate=plate)
-            return
-        say("car_out", plate=plate)
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        say("trouble", plate=plate, error=type(error).__name__)
+        with troubled(plate):
+            if not await chance.choice(traffic.entries).read(plate):
+                say("turned_away", plate=plate)
+                return
+            say("car_in", plate=plate)
+            await asyncio.sleep(chance.uniform(*_PARKED_S))
+            # Nobody leaves a car behind because the barrier did not open at once: the lot would fill up.
+            for _ in range(_TRIES):
+                if await _leave(traffic, plate):
+                    say("car_out", plate=plate)
+                    return
+                say("stuck", plate=plate)
+                await asyncio.sleep(chance.uniform(*_STUCK_S))
     finally:
         traffic.parked.discard(plate)
+
+
+async def _leave(traffic: Traffic, plate: str) -> bool:
+    chance = traffic.town.chance
+    with troubled(plate):
+        if chance.random() < _PAYS_FIRST:
+            await _pay(traffic, plate)
+        return await chance.choice(traffic.exits).read(plate) or await _pay_at_the_barrier(traffic, plate)
+    return False
 
 
 def _choose_plate(traffic: Traffic) -> str:

@@ -6,8 +6,11 @@ plain SQL that dbmate applies, forward only, in the order of their versions: ser
 """
 
 import asyncio
+import hashlib
+import hmac
 import os
 import sysconfig
+from base64 import b64encode
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,21 +81,31 @@ def owner_of(service: str) -> str:
 async def provision(superuser_url: str, service: str, owner_password: str, service_password: str) -> Credentials:
     """Makes a service's roles and database, or sets the passwords of those that exist. Safe to run again.
 
-    Raises what asyncpg raises. Names are ours; passwords must hold no quote.
+    Raises what asyncpg raises, and ValueError for a password that is not ASCII.
     """
     database, owner, role = name_of(service), owner_of(service), name_of(service)
     connection = await asyncpg.connect(superuser_url)
     try:
         for name, password in ((owner, owner_password), (role, service_password)):
-            if "'" in password or "\\" in password:
-                raise ValueError("a password must hold no quote and no backslash")
             verb = "ALTER" if await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name) else "CREATE"
-            await connection.execute(f"{verb} ROLE {name} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{password}'")
+            may = f"LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{_verifier(password)}'"
+            await connection.execute(f"{verb} ROLE {name} {may}")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
             await connection.execute(f"CREATE DATABASE {database} OWNER {owner}")
     finally:
         await connection.close()
     return Credentials(_as(superuser_url, owner, owner_password, database), _as(superuser_url, role, service_password, database))
+
+
+def _verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 7677). It is sent instead, for a server logs the statements that fail."""
+    if not password.isascii():
+        raise ValueError("a password must be ASCII")  # Others have forms that mean the same, which only SASLprep knows.
+    salt, rounds = os.urandom(16), 4096
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    parts = [b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
+    return f"SCRAM-SHA-256${rounds}:{parts[0]}${parts[1]}:{parts[2]}"
 
 
 def _as(url: str, role: str, password: str, database: str) -> str:

@@ -9,7 +9,9 @@ here: the address of the database names them, and its drivers read them anew for
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -18,6 +20,8 @@ from servicekit import telemetry
 from servicekit.config import PREFIX, ProcessSettings, SettingsError
 
 _FILES = ("ca.crt", "tls.crt", "tls.key")
+# When files that could not be used are looked at again.
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +42,7 @@ class Certificates:
     def __init__(self, folder: Path) -> None:
         """Raises SettingsError when they cannot be used."""
         self._files = tuple(folder / name for name in _FILES)
+        self._look_at = float("-inf")
         try:
             self._last = self._read()
         except OSError as error:
@@ -69,10 +74,11 @@ class Certificates:
     def _newest(self) -> _Read:
         # gRPC's servers ask from threads of their own; at worst two read the same files.
         try:
-            if self._written() != self._last.written:
+            if monotonic() >= self._look_at and self._written() != self._last.written:
                 self._last = self._read()
         except OSError as error:
             # Half of a renewal, perhaps. What was read before serves until it expires.
+            self._look_at = monotonic() + _RETRY_S
             telemetry.log.warning("certificates_not_read", error=str(error))
         return self._last
 
@@ -107,6 +113,7 @@ def _configuration(files: _Read) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(files.secret, files.shown)], files.trusted)
 
 
+@cache  # What was renewed is read once for all connections.
 def certificates(process: ProcessSettings) -> Certificates | None:
     """This process's certificates; None when it speaks plainly. Raises SettingsError."""
     return Certificates(Path(process.tls_folder)) if process.tls_folder else None

@@ -247,7 +247,7 @@ async def _work_off(claim: Callable[[], Awaitable[Sequence[T]]], work: Callable[
             try:
                 await work(item)
             except ServiceError as error:
-                telemetry.log.warning(complaint, error=str(error))
+                telemetry.log.warning(complaint, error=telemetry.describe(error))
             except Exception as error:
                 telemetry.log.error(complaint, exc_info=error)
 

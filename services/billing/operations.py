@@ -2,6 +2,8 @@
 
 import uuid
 
+from prometheus_client import Counter
+
 from linli.billing.v1.events_pb2 import PaymentRefunded, PaymentSucceeded
 from linli.notification.v1.events_pb2 import Notified
 from servicekit import telemetry
@@ -16,6 +18,11 @@ from services.billing.payments import Outcome, Payment, PaymentState, Refund, or
 from services.billing.providers import RefundStatus, Taking
 from services.billing.reconciliation import EntryKind
 
+PAYMENTS = Counter(
+    "linli_payments_total", "Payments that came to an end: paid, returned because nothing was owed, or closed unpaid", ["outcome"]
+)
+for _outcome in (PaymentState.SUCCEEDED, PaymentState.RETURNED, PaymentState.CLOSED):
+    PAYMENTS.labels(_outcome)
 _NOT_PAYABLE = {
     ChargeState.PAID: ("billing.charge_paid", "该费用已支付", "This charge is paid already"),
     ChargeState.REFUNDED: ("billing.charge_refunded", "该费用已退款", "This charge was paid and refunded"),
@@ -125,6 +132,7 @@ async def settle_payment(tx: Transaction, provider: str, payment_id: uuid.UUID, 
         return
     state = PaymentState.SUCCEEDED if charge.is_owed(taking.taken_at) else PaymentState.RETURNED
     payment = await _take(tx, order, state, taking)
+    tx.count(PAYMENTS.labels(state))
     if state is PaymentState.SUCCEEDED:
         await _settle_charge(tx, charge, payment, taking)
     else:
@@ -187,7 +195,8 @@ async def _return_payment(tx: Transaction, payment: Payment) -> None:
 
 async def close_payment(tx: Transaction, payment_id: uuid.UUID) -> None:
     """Says that the provider will take nothing more for a pending payment."""
-    await store.close_payment(tx, payment_id)
+    if await store.close_payment(tx, payment_id):
+        tx.count(PAYMENTS.labels(PaymentState.CLOSED))
 
 
 async def request_refund(tx: Transaction, payment_id: uuid.UUID, amount_fen: int, reason: str) -> Refund:
@@ -242,9 +251,10 @@ async def finish_refund(tx: Transaction, refund_id: uuid.UUID, status: RefundSta
     _notify(tx, payment, "billing.payment_refunded", f"已向您退款 {amount} 元", f"CNY {amount} has been refunded to you")
 
 
-async def note_incident(tx: Transaction, community_id: uuid.UUID, incident: Incident) -> None:
-    """Writes down, once, what a person must look at."""
-    if await store.insert_incident(tx, community_id, incident):
+async def note_incident(tx: Transaction, community_id: uuid.UUID, incident: Incident) -> bool:
+    """Writes down, once, what a person must look at; False when it was noted before."""
+    is_new = await store.insert_incident(tx, community_id, incident)
+    if is_new:
         telemetry.log.error(
             "billing_incident",
             kind=incident.kind,
@@ -254,6 +264,7 @@ async def note_incident(tx: Transaction, community_id: uuid.UUID, incident: Inci
             our_amount_fen=incident.our_amount_fen,
             provider_amount_fen=incident.provider_amount_fen,
         )
+    return is_new
 
 
 def _notify(tx: Transaction, payment: Payment, kind: str, zh: str, en: str) -> None:

@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 
+from prometheus_client import Counter
+
 from servicekit import telemetry
 from servicekit.communities import Community, find_time_zone, list_communities
 from servicekit.database import PLATFORM
@@ -23,6 +25,9 @@ from services.billing.reconciliation import DifferenceKind, Entry, EntryKind, Fi
 _FROM = time(3)
 # Days that the timer makes up for after a standstill.
 _DAYS_BACK = 7
+DIFFERENCES = Counter("linli_reconciliation_differences_total", "Differences to providers' books that a person must look at", ["kind"])
+for _kind in DifferenceKind:
+    DIFFERENCES.labels(_kind)
 
 
 # The lines of a provider's file by the community that they concern; what is nobody's stands under None and concerns everybody.
@@ -58,7 +63,8 @@ async def reconcile(call: Call, community_id: uuid.UUID, provider: Provider, day
         result = Reconciliation(new_id(), provider.name, day, matched, differences, call.now)
         await store.insert_reconciliation(tx, result)
         for finding in unexplained:
-            await operations.note_incident(tx, community_id, _incident(provider.name, finding))
+            if await operations.note_incident(tx, community_id, _incident(provider.name, finding)):
+                tx.count(DIFFERENCES.labels(finding.difference.kind))
     return result
 
 
@@ -72,7 +78,7 @@ async def reconcile_yesterdays(call: Call) -> None:
             try:
                 await _reconcile_last_days(call, community, provider, files)
             except ServiceError as error:
-                telemetry.log.warning("not_reconciled", community_id=str(community.community_id), error=str(error))
+                telemetry.log.warning("not_reconciled", community_id=str(community.community_id), error=telemetry.describe(error))
 
 
 async def _reconcile_last_days(call: Call, community: Community, provider: Provider, files: _Files) -> None:

@@ -203,9 +203,9 @@ async def set_pay_url(tx: Transaction, payment_id: uuid.UUID, pay_url: str) -> b
 _CLOSE_PAYMENT = "UPDATE payments SET state = 'closed' WHERE payment_id = $1 AND state = 'pending'"
 
 
-async def close_payment(tx: Transaction, payment_id: uuid.UUID) -> None:
-    """Closes a pending payment; leaves any other as it is."""
-    await tx.execute(_CLOSE_PAYMENT, payment_id)
+async def close_payment(tx: Transaction, payment_id: uuid.UUID) -> bool:
+    """Closes a pending payment; leaves any other as it is, and says False."""
+    return await tx.execute(_CLOSE_PAYMENT, payment_id) == 1
 
 
 _SET_TAKEN = "UPDATE payments SET state = $2, provider_payment_id = $3, paid_at = $4 WHERE payment_id = $1"

@@ -364,7 +364,7 @@ async def bootstrap_operator(tx: Transaction, phone: str, name: str, password: s
     await store.insert_role_grant(tx, RoleGrant(new_id(), account, roles.PLATFORM_OPERATOR, None, tx.now))
     found = await sign_in_store.find_password(tx, account.account_id)
     if reset_password or found is None or found[1] is None:
-        await sign_in_store.set_password(tx, account.account_id, await tx.resource(Passwords).hash(password))
+        await _set_password(tx, account.account_id, password)
     return account
 
 
@@ -379,7 +379,13 @@ async def found_trial_community(tx: Transaction, phone: str, name: str, password
     if await store.insert_role_grant(tx, RoleGrant(new_id(), manager, roles.PROPERTY_MANAGER, None, tx.now)):
         _publish_community(tx, community)
         _publish_staff(tx, await announcement_store.advance_staff(tx, manager.account_id))
-    await sign_in_store.set_password(tx, manager.account_id, await tx.resource(Passwords).hash(password))
+    await _set_password(tx, manager.account_id, password)
+
+
+async def _set_password(tx: Transaction, account_id: UUID, password: str) -> None:
+    await sign_in_store.set_password(tx, account_id, await tx.resource(Passwords).hash(password))
+    # Whoever knew the one before may be signed in with it.
+    await sign_in_store.delete_sign_ins_of(tx, account_id)
 
 
 async def tell_again(tx: Transaction) -> None:

@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_keys: Annotated[str, msgspec.Meta(pattern=DATA_KEYS_PATTERN)]
     # Finds phones without storing them. Never change it.
     index_key: Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
-    # "development" writes codes to the log and to `code_file`; "http" posts them to `sms_url`, with `sms_token` as bearer token when given.
+    # "development" writes codes to `code_file`; "http" posts them to `sms_url`, with `sms_token` as bearer token when given.
     code_sender: Literal["development", "http"]
     code_file: str = ""
     sms_url: str = ""

@@ -28,6 +28,7 @@ from services.billing.providers import Order, Provider, Providers
 from services.billing.reconciliation import DifferenceKind, Entry, EntryKind, OurEntry, bounds, compare, days_between
 from services.billing.sandbox import Sandbox
 from tests.billing.world import API, World, reference, refusal, world
+from tests.measured import measured
 from tests.support import Servers, TestClock, eventually
 
 # Midday of 2 March in Shanghai.
@@ -68,6 +69,7 @@ async def test_a_day_that_is_reconciled_by_several_at_once_is_reconciled_once(bi
 
 
 async def test_a_day_whose_books_agree_has_no_difference(billing: World) -> None:
+    paid = measured("linli_payments_total", outcome="succeeded")
     first, _ = await _paid(billing), await _paid(billing, amount_fen=300)
     await billing.refund(first.payment_id, 250)
     await billing.refunds_where(first.payment_id, pb.REFUND_STATE_SUCCEEDED)
@@ -77,6 +79,7 @@ async def test_a_day_whose_books_agree_has_no_difference(billing: World) -> None
     assert (result.provider, result.day, result.matched, list(result.differences)) == ("sandbox", DAY, 3, [])
     listed = await billing.staff().call(f"{API}/ListReconciliations", pb.ListReconciliationsRequest())
     assert list(listed.reconciliations) == [result]
+    assert measured("linli_payments_total", outcome="succeeded") == paid + 2
 
 
 async def test_the_night_belongs_to_the_day_of_the_communitys_calendar(billing: World) -> None:
@@ -147,7 +150,9 @@ async def test_what_does_not_fit_is_found_and_noted_for_a_person(billing: World)
         await tx.execute("UPDATE payments SET provider_payment_id = 'T1' WHERE payment_id = $1", lost)
         await tx.execute("UPDATE payments SET amount_fen = 1200 WHERE payment_id = $1", changed)
     billing.clock.advance(hours=13)
+    counted = {kind: measured("linli_reconciliation_differences_total", kind=kind) for kind in DifferenceKind}
     result = await billing.reconcile(DAY)
+    await billing.reconcile(DAY)
     assert result.matched == 1
     assert kept.hex not in {d.reference for d in result.differences}
     assert _found(result) == sorted(
@@ -164,6 +169,9 @@ async def test_what_does_not_fit_is_found_and_noted_for_a_person(billing: World)
         ("billing.reconciliation_missing_here", stranger.reference),
         ("billing.reconciliation_missing_there", lost.hex),
     ]
+    # Found again, it is no other difference.
+    more = {kind: measured("linli_reconciliation_differences_total", kind=kind) - before for kind, before in counted.items()}
+    assert more == {"amount": 1, "missing_here": 1, "missing_there": 1, "state": 0}
 
 
 async def test_another_communitys_money_is_nobody_elses_business(billing: World) -> None:

@@ -185,9 +185,16 @@ class PostgresMonitoring(_Known):
     enable_pod_monitor: bool
 
 
+class Catalog(_Known):
+    api_group: str
+    kind: str
+    name: str
+    major: int
+
+
 class ClusterSpec(_Known):
     instances: int
-    image_name: str
+    image_catalog_ref: Catalog
     enable_superuser_access: bool
     superuser_secret: Reference
     bootstrap: Bootstrap

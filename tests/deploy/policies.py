@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from console import catalog
+from servicekit import rpc
 from tests.deploy.manifests import Pod, mounted_secrets, name, of_kind, pods, selects
 from tools import chart
 from tools.chart import Document
@@ -15,6 +16,9 @@ _SETTINGS = chart.ROOT / "docs" / "settings.md"
 # Where a value for a password would be somebody's secret.
 _SECRET_NAME = re.compile(r"(PASSWORD|SECRET|TOKEN|SEED|_KEYS?|DATABASE_URL|MIGRATION_URL)$")
 _CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+# For how long a caller may not have heard of a replica: until its connections end (gRPC adds a tenth), and while CoreDNS, as kubeadm
+# installs it, answers out of its cache.
+_UNHEARD_OF_S = dict(rpc.SERVER_OPTIONS)["grpc.max_connection_age_ms"] / 1000 * 1.1 + 30
 
 
 def _container_names(pod: Pod) -> Iterator[tuple[str, Document]]:
@@ -112,13 +116,16 @@ def settings_are_known(documents: Documents) -> Iterator[str]:
 
 
 def pods_have_time_to_go(documents: Documents) -> Iterator[str]:
-    """preStop, lingering and draining end before the kubelet kills; nobody is taken away before another has come."""
+    """preStop, lingering and draining end before the kubelet kills; nobody goes before another has come and is known to callers."""
     (shared,) = [document["data"] for document in of_kind(documents, "ConfigMap") if document["metadata"]["name"] == "linli-settings"]
     for document in of_kind(documents, "Deployment"):
         spec = document["spec"]["template"]["spec"]
         pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-        if spec["terminationGracePeriodSeconds"] < pause + int(shared["LINLI_LINGER_S"]) + int(shared["LINLI_DRAIN_S"]) + 5:
+        serves_s = pause + int(shared["LINLI_LINGER_S"])
+        if spec["terminationGracePeriodSeconds"] < serves_s + int(shared["LINLI_DRAIN_S"]) + 5:
             yield f"{name(document)} is killed while it drains"
+        if len(of_kind(documents, "Deployment")) > 1 and serves_s < _UNHEARD_OF_S:
+            yield f"{name(document)} goes while callers know of nobody else"
         if document["spec"]["strategy"].get("rollingUpdate") != {"maxUnavailable": 0, "maxSurge": 1}:
             yield f"{name(document)} goes before another has come"
 
@@ -158,8 +165,10 @@ def selectors_find_their_pods(documents: Documents) -> Iterator[str]:
 
 
 def scaling_makes_sense(documents: Documents) -> Iterator[str]:
-    """Limits in order, no number of replicas beside them, a budget exactly where more than one replica runs."""
+    """Limits in order, no number of replicas beside them, a budget exactly where more than one replica runs and may run elsewhere."""
     least = {document["metadata"]["name"]: document["spec"].get("replicas") for document in of_kind(documents, "Deployment")}
+    # A replica that must be on the node that is emptied would wait for those that its budget holds there.
+    tied = {each["metadata"]["name"] for each in of_kind(documents, "Deployment") if "affinity" in each["spec"]["template"]["spec"]}
     for document in of_kind(documents, "HorizontalPodAutoscaler", "ScaledObject"):
         spec, scaled = document["spec"], document["spec"]["scaleTargetRef"]["name"]
         low, high = (spec.get(f"{end}Replicas", spec.get(f"{end}ReplicaCount")) for end in ("min", "max"))
@@ -167,7 +176,7 @@ def scaling_makes_sense(documents: Documents) -> Iterator[str]:
             yield name(document)
         least[scaled] = low
     budgets = {document["metadata"]["name"] for document in of_kind(documents, "PodDisruptionBudget")}
-    if budgets != {scaled for scaled, replicas in least.items() if replicas is None or replicas > 1}:
+    if budgets != {scaled for scaled, replicas in least.items() if replicas is None or replicas > 1} - tied:
         yield f"budgets of {sorted(budgets)}"
 
 
@@ -191,13 +200,18 @@ def references_lead_somewhere(documents: Documents) -> Iterator[str]:
         yield from (f"{name(document)} leads to {backend}" for backend in backends if ("Service", backend) not in there)
 
 
-def hooks_find_what_they_need(documents: Documents) -> Iterator[str]:
-    """A hook runs before anything of the release is there: it stands on earlier hooks, and on Secrets that are there or are made by one."""
-    weights = {
+def _weights(documents: Documents) -> dict[tuple[str, str], int]:
+    """The order of what is made before a release, by kind and name."""
+    return {
         (document["kind"], document["metadata"]["name"]): int(annotations["helm.sh/hook-weight"])
         for document in documents
         if (annotations := document["metadata"].get("annotations", {})).get("helm.sh/hook", "").startswith("pre-")
     }
+
+
+def hooks_find_what_they_need(documents: Documents) -> Iterator[str]:
+    """A hook runs before anything of the release is there: it stands on earlier hooks, and on Secrets that are there or are made by one."""
+    weights = _weights(documents)
     released = {key for key in ((document["kind"], document["metadata"]["name"]) for document in documents) if key not in weights}
     for pod in pods(documents):
         weight = weights.get((pod.owner["kind"], pod.owner["metadata"]["name"]))
@@ -210,6 +224,23 @@ def hooks_find_what_they_need(documents: Documents) -> Iterator[str]:
             wanted.add(("ServiceAccount", pod.spec["serviceAccountName"]))
         late = {key for key in wanted if key in released or weights.get(key, weight - 1) >= weight}
         yield from (f"{name(pod.owner)} needs {' '.join(key)} before it is there" for key in sorted(late))
+
+
+def hooks_are_let_through(documents: Documents) -> Iterator[str]:
+    """By a policy of the same hooks that comes before: those of the last release may be what this one mends."""
+    weights = _weights(documents)
+
+    def phases(document: Document) -> set[str]:
+        return set(document["metadata"]["annotations"]["helm.sh/hook"].split(","))
+
+    for pod in pods(documents):
+        weight = weights.get((pod.owner["kind"], pod.owner["metadata"]["name"]))
+        walls = [wall for wall in of_kind(documents, "NetworkPolicy") if selects(wall["spec"]["podSelector"], pod.labels)]
+        if weight is None or not walls:
+            continue
+        own = [wall for wall in walls if weights.get((wall["kind"], wall["metadata"]["name"]), weight) < weight]
+        if not any(phases(wall) >= phases(pod.owner) and "egress" in wall["spec"] for wall in own):
+            yield f"{name(pod.owner)} is behind the policies of the release before"
 
 
 ALL: Sequence[Policy] = (
@@ -226,4 +257,5 @@ ALL: Sequence[Policy] = (
     scaling_makes_sense,
     references_lead_somewhere,
     hooks_find_what_they_need,
+    hooks_are_let_through,
 )

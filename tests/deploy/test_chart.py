@@ -53,6 +53,7 @@ def test_the_committed_manifests_are_what_the_chart_renders(values: str) -> None
         "services.parking.replica=2",
         "services.parking.resources.limits.cpus=2",
         "services.Parking.replicas=2",
+        "defaults.serves={parking}",
         "services.nats.replicas=1",
         "image.tag=latest",
         "image.digest=sha256:short",
@@ -63,6 +64,7 @@ def test_the_committed_manifests_are_what_the_chart_renders(values: str) -> None
         "eval.nats.image=nats:latest",
         "services.parking.autoscaling.enabled=true",
         "networkPolicy.prometheus=null,networkPolicy.prometheuses=[]",
+        "networkPolicy.dns[0].podSelector.matchLabel.k8s-app=kube-dns",
     ],
 )
 def test_values_that_nobody_knows_are_refused(setting: str) -> None:
@@ -132,7 +134,7 @@ def test_a_community_begins_with_doors_and_repairs_in_one_process() -> None:
             *("secrets.source=existing", "services.parking.existingSecret=parking", "services.parking.existingOwnerSecret=parking-owner"),
         ],
         [
-            "services.parking.autoscaling.enabled=true",
+            *("services.parking.autoscaling.enabled=true", "services.gateway.replicas=2"),
             *(f"services.parking.autoscaling.{each}" for each in ("minReplicas=1", "maxReplicas=3", "cpuPercent=70", "pending=9")),
         ],
     ],
@@ -142,6 +144,21 @@ def test_what_may_be_chosen_keeps_the_policies_too(settings: list[str]) -> None:
     ours = rendered(*settings)
     assert not [problem for document in ours for problem in (chart.validate(document), kinds.problem(document)) if problem]
     assert not [problem for policy in policies.ALL for problem in policy(ours)]
+
+
+def test_a_chart_of_charts_may_hold_this_one(tmp_path: Path) -> None:
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: estate\nversion: 1.0.0\n")
+    (tmp_path / "values.yaml").write_text("linli: {services: {parking: {replicas: 2}}}\n")
+    (tmp_path / "charts").mkdir()
+    (tmp_path / "charts" / "linli").symlink_to(chart.CHART)
+    ours = chart.documents(chart.render(folder=tmp_path))
+    assert {document["metadata"]["name"] for document in of_kind(ours, "PodDisruptionBudget")} == {"linli-parking"}
+
+
+def test_a_secret_that_exists_is_nobodys_to_fetch() -> None:
+    ours = rendered("services.parking.existingSecret=mine", "services.parking.existingOwnerSecret=mine-too", values="city")
+    assert {"mine", "mine-too"} <= {secret for pod in pods(ours) for secret in mounted_secrets(pod)}
+    assert not {"mine", "mine-too"} & {document["spec"]["target"]["name"] for document in of_kind(ours, "ExternalSecret")}
 
 
 def _jobs(documents: list[Document]) -> set[str]:
@@ -183,6 +200,13 @@ def test_a_migration_has_its_owners_address_alone_and_the_superusers_only_before
     assert mounted == {"provision": {"linli-parking-owner", "linli-parking", "linli-postgres"}, "migrate": {"linli-parking-owner"}}
 
 
+@pytest.mark.parametrize("values", PROFILES)
+def test_the_operator_is_made_with_the_settings_that_identity_has(values: str) -> None:
+    sources = {pod.component: pod.spec["containers"][0]["envFrom"] for pod in pods(profile(values)) if pod.owner["kind"] == "Deployment"}
+    (making,) = [container for pod in pods(profile(values)) for container in pod.containers if container["name"] == "bootstrap"]
+    assert making["envFrom"] == (sources.get("identity") or sources["all"])
+
+
 @pytest.mark.parametrize("values", ["evaluation", "small"])
 def test_every_secret_that_is_mounted_is_made_and_whoever_makes_them_may_write_these(values: str) -> None:
     names = {f"linli-{each}" for each in MADE}
@@ -220,7 +244,12 @@ def test_a_process_has_a_certificate_with_every_name_it_is_called_by() -> None:
 
 def test_every_service_is_found_under_the_name_that_callers_use() -> None:
     for values in ("evaluation", "small", "city"):
-        headless = {each["metadata"]["name"] for each in of_kind(profile(values), "Service") if each["spec"].get("clusterIP") == "None"}
+        # With those that are not ready yet: callers ask each themselves whether it is well, and know of a new one the sooner.
+        headless = {
+            each["metadata"]["name"]
+            for each in of_kind(profile(values), "Service")
+            if each["spec"].get("clusterIP") == "None" and each["spec"].get("publishNotReadyAddresses")
+        }
         assert {f"linli-{service.name}" for service in SERVICES if service.api} <= headless
 
 

@@ -49,6 +49,11 @@ _BREAKS: dict[Policy, tuple[str, str, Callable[[Document], object]]] = {
         "linli-secrets",
         lambda d: d["metadata"]["annotations"].update({"helm.sh/hook-weight": "0"}),
     ),
+    policies.hooks_are_let_through: (
+        "NetworkPolicy",
+        "linli-secrets",
+        lambda d: d["metadata"]["annotations"].update({"helm.sh/hook": "pre-install"}),
+    ),
 }
 
 

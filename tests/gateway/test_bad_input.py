@@ -318,7 +318,13 @@ async def test_a_provider_notification_reaches_its_service_whatever_its_bytes_ar
     response = await client.post(
         "/v1/payment-providers/sandbox/notifications",
         content=body,
-        headers={"content-type": "application/octet-stream", "wechatpay-signature": "abc=", "cookie": "a=b", "x-key-bin": "AA=="},
+        headers={
+            "content-type": "application/octet-stream",
+            "wechatpay-signature": "abc=",
+            "cookie": "a=b",
+            "authorization": "Bearer of-somebody",
+            "x-key-bin": "AA==",
+        },
     )
     assert response.status_code == 200
     assert upstream.last.request.provider == "sandbox"

@@ -301,12 +301,14 @@ async def test_making_an_operator_again_changes_nothing_unless_the_password_is_t
     phone, community_id = new_phone(), str(PLATFORM_COMMUNITY)
     account_id = await bootstrap(identity, phone, PASSWORD)
     assert await bootstrap(identity, phone, "another good password") == account_id
-    operator = identity.bearer((await identity.try_password(community_id, phone, PASSWORD)).access_token)
+    tokens = await identity.try_password(community_id, phone, PASSWORD)
+    operator = identity.bearer(tokens.access_token)
     me = await operator.call("GetMe", pb.GetMeRequest())
     assert [grant.role for grant in me.roles] == ["platform_operator"]
     assert me.account.name == "Operator"
     assert await bootstrap(identity, phone, "another good password", reset_password=True) == account_id
     assert await refused(identity.try_password(community_id, phone, PASSWORD)) == "identity.password_wrong"
+    assert await refused(refresh(identity, tokens.refresh_token)) == "identity.refresh_refused"
     assert (await identity.try_password(community_id, phone, "another good password")).access_token
 
 

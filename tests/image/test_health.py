@@ -3,35 +3,27 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+
+from tests.stand_in import StandIn, serving
 
 
 @contextmanager
 def operations(answers: Mapping[str, tuple[int, str]], host: str = "127.0.0.1") -> Iterator[int]:
     """A process's operations address that gives these answers; yields its port."""
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answer(StandIn):
+        def do_GET(self) -> None:  # noqa: N802 (the library's name)
             status, text = answers[self.path]
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
 
-        def log_message(self, format: str, *arguments: object) -> None: ...  # noqa: A002
-
-    with HTTPServer((host, 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Answer, host) as port:
+        yield port
 
 
 def health(address: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +49,7 @@ def test_a_process_that_listens_everywhere_is_asked_here() -> None:
         assert health(f"0.0.0.0:{port}").returncode == 0
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "nonsense"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "a..b:7001", "nonsense"])
 def test_silence_or_a_wrong_address_is_no_health(address: str) -> None:
     answer = health(address)
     assert answer.returncode == 1

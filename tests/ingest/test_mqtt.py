@@ -313,6 +313,26 @@ async def test_a_device_reaches_no_topic_but_its_own(guarded: Servers, tmp_path:
         await operator.close()
 
 
+async def test_a_device_cannot_fill_the_brokers_disk(guarded: Servers, tmp_path: Path) -> None:
+    async with town_on_mqtt(guarded, tmp_path) as town:
+        secret = town.secrets[EDGE_BOX]
+        async with mqtt(guarded, EDGE_BOX, secret) as box:
+            for number in range(20):
+                await box.publish(f"devices/{EDGE_BOX}/made-up-{number}", b"x" * 1000, qos=1, retain=True)
+            await box.publish(f"devices/{EDGE_BOX}/heartbeat", b"x", qos=1, retain=True)
+        async with mqtt(guarded, EDGE_BOX, secret) as box:
+            sending = asyncio.create_task(box.publish(f"devices/{EDGE_BOX}/heartbeat", b"x" * 1000, qos=2))
+            with pytest.raises(aiomqtt.MqttError):
+                await asyncio.wait_for(box._disconnected, 5)
+            sending.cancel()
+        operator = await nats.connect(guarded.nats.url)
+        kept = {stream.config.name: stream.state.messages for stream in await operator.jsm().streams_info()}
+        # Of what it may say the broker keeps the last, of what it makes up nothing.
+        assert kept["$MQTT_rmsgs"] == 1
+        assert kept["$MQTT_qos2in"] == 0
+        await operator.close()
+
+
 async def test_a_service_publishes_and_hears_what_it_declares_and_nothing_else(guarded: Servers, tmp_path: Path) -> None:
     async with town_on_mqtt(guarded, tmp_path, PARKING) as town:
         errors: list[str] = []

@@ -5,10 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.stand_in import StandIn, serving
 
 NAMESPACE, TOKEN = "estate", "a-service-accounts-token"
 PATH = f"/api/v1/namespaces/{NAMESPACE}/secrets"
@@ -69,8 +70,8 @@ class Cluster:
         return 200, self.secrets[name]
 
 
-def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(cluster: Cluster) -> type[StandIn]:
+    class Handler(StandIn):
         def _answer(self) -> None:
             parts = urlsplit(self.path)
             name = parts.path.removeprefix(PATH).strip("/")
@@ -96,23 +97,16 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_PATCH = _answer  # noqa: N815 (the library's names)
 
-        def log_message(self, *_arguments: object) -> None: ...
-
     return Handler
 
 
 @contextmanager
-def serving(cluster: Cluster) -> Iterator[Cluster]:
+def running(*, checks_versions: bool = True) -> Iterator[Cluster]:
     """The stand-in, for as long as the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster)) as server:
-        cluster.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield cluster
-        finally:
-            server.shutdown()
-            thread.join()
+    cluster = Cluster(checks_versions=checks_versions)
+    with serving(_handler(cluster)) as port:
+        cluster.url = f"http://127.0.0.1:{port}"
+        yield cluster
 
 
 def account(folder: Path, token: str = TOKEN) -> Path:

@@ -1,12 +1,14 @@
 """One machine without containers: the units in infra/systemd, carried out in a plain folder."""
 
 import asyncio
+import json
 import re
 import shutil
 import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +17,12 @@ import pytest
 
 from console.provisioning import OperatorSettings
 from console.secrets import Postgres, installation, kept_in, write_folders
-from console.smoke import smoke
+from console.smoke import SmokeError, smoke
 from infra.local.postgres import PostgresServer, start_postgres
 from servicekit.config import SECRETS_FOLDER, load
 from tests.machine import units
 from tests.machine.units import ANYWHERE, PROGRAMS, Machine
+from tests.stand_in import StandIn, serving
 from tests.support import free_address
 
 # What a unit may do is the same for all of them, but for these.
@@ -124,19 +127,55 @@ def test_a_machine_is_installed_works_and_stops_in_order(installed: Installed, c
 
 
 def _shows_no_secret(installed: Installed) -> None:
-    """Neither arguments nor the environment of what runs hold a secret: anybody on the machine reads the first, children get the second."""
+    """Neither arguments, the environment nor the log of what runs hold a secret: anybody on the machine reads the first, children get the
+    second, and the last goes who knows where.
+    """
     folder = installed.machine.root / "etc/linli/secrets"
     values = {path.read_text() for path in folder.rglob("LINLI_*") if not path.name.endswith(("_USER", "_PHONE"))}
-    for process in installed.machine.running.values():
+    for unit, process in installed.machine.running.items():
         seen = psutil.Process(process.pid)
-        shown = " ".join([*seen.cmdline(), *seen.environ().values()])
+        shown = " ".join([*seen.cmdline(), *seen.environ().values(), (installed.machine.root / f"{unit}.log").read_text()])
         assert not [value for value in values if value in shown]
+        assert installed.postgres.password in shown  # which this test alone hands over so
 
 
 def test_smoke_names_the_step_that_fails(installed: Installed) -> None:
     silent = installed.linli("smoke", "--gateway", "http://127.0.0.1:9")
     assert silent.returncode == 1
     assert re.search(r"FAIL .* the gateway answers: ", silent.stderr)
+
+
+@contextmanager
+def gateway_that_breaks_at(part: str) -> Iterator[str]:
+    """A gateway that has an answer for everything but the paths with `part` in them. Yields its address."""
+    answer: dict[str, object] = {"access_token": "t", "refresh_token": "t", "secret": "s", "tariffs": ["t"], "sessions": []}
+    answer |= {"lots": [{"name": "自检", "lot_id": "1"}], "lanes": [{"name": "out", "lane_id": "1"}]}
+
+    class Answer(StandIn):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(503 if part in self.path else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        do_GET = do_POST = do_PATCH = _answer  # noqa: N815 (the library's names)
+
+    with serving(Answer) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        ("/v1/sign-in/", "a manager signs in"),
+        ("/sessions", "no car of an earlier journey is inside"),
+        ("/occupancy", "no car of an earlier journey is inside"),
+    ],
+)
+async def test_whatever_breaks_on_the_way_is_the_failure_of_a_step(part: str, step: str) -> None:
+    operator = OperatorSettings(operator_phone="13800000000", operator_password="")
+    with gateway_that_breaks_at(part) as gateway, pytest.raises(SmokeError, match=f"FAIL .* {step}: .*503"):
+        await smoke(gateway, gateway, operator)
 
 
 @pytest.mark.parametrize("unit", units.names())

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from console import catalog
 from console.kubernetes import INSTALLATION, complete, in_cluster, manifests
+from console.main import main
 from console.secrets import SECRETS, Postgres, Secrets, SecretsError, Sets, installation, kept_in, write_folders
 from servicekit.commands import CommandKeys, CommandSigner
 from servicekit.config import SECRETS_FOLDER, DatabaseSettings, NatsSettings, load
@@ -18,7 +20,7 @@ from servicekit.identifiers import new_id
 from servicekit.sealing import SealBrokenError, data_keys
 from servicekit.service import Service
 from servicekit.signing import Signer
-from tests.machine.secrets_api import Cluster, account, serving
+from tests.machine.secrets_api import Cluster, account, running
 
 PHONE = "13800000000"
 POSTGRES = Postgres("postgres.example", 5433, "sslmode=verify-full&sslrootcert=/run/tls/ca.crt")
@@ -86,6 +88,18 @@ def test_what_exists_stays_and_a_new_service_gets_what_it_lacks(tmp_path: Path) 
     assert make(kept_in(tmp_path)) == after
 
 
+def test_secrets_that_were_lost_are_not_made_anew_over_what_was_made_of_them(tmp_path: Path) -> None:
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "LINLI_IDENTITY_SMS_TOKEN").write_text("a person has put it there before")
+    write_folders(tmp_path, make(kept_in(tmp_path)))
+    kept = (tmp_path / SECRETS).read_text()
+    (tmp_path / SECRETS).unlink()
+    with pytest.raises(SecretsError, match="put it back"):
+        kept_in(tmp_path)
+    (tmp_path / SECRETS).write_text(kept)
+    assert kept_in(tmp_path).values == json.loads(kept)
+
+
 def test_a_password_is_replaced_at_once_everywhere_it_is(tmp_path: Path) -> None:
     known = kept_in(tmp_path)
     before = make(known)
@@ -93,6 +107,18 @@ def test_a_password_is_replaced_at_once_everywhere_it_is(tmp_path: Path) -> None
     after = make(kept_in(tmp_path))
     assert {name for name in before if before[name] != after[name]} == {"parking", "nats"}
     assert after["parking"]["LINLI_PARKING_NATS_PASSWORD"] in after["nats"]["accounts.conf"]
+
+
+def test_whoever_replaces_a_secret_need_not_say_again_where_the_database_is(tmp_path: Path) -> None:
+    def told(*options: str) -> str:
+        assert CliRunner().invoke(main, ["secrets", "--folder", str(tmp_path), *options]).exit_code == 0
+        return (tmp_path / "parking" / "LINLI_PARKING_DATABASE_URL").read_text().partition("@")[2]
+
+    assert told() == "127.0.0.1:5432/linli_parking"
+    elsewhere = "db.example:6432/linli_parking?sslmode=verify-full"
+    assert told("--postgres-host=db.example", "--postgres-port=6432", "--postgres-options=sslmode=verify-full") == elsewhere
+    assert told("--rotate=parking-database") == told() == elsewhere
+    assert told("--postgres-host=db.example") == "db.example:5432/linli_parking"
 
 
 def test_a_data_key_is_known_everywhere_before_it_seals_and_the_old_one_still_opens() -> None:
@@ -124,6 +150,10 @@ def test_a_gate_key_is_known_to_ingest_before_parking_signs_with_it() -> None:
     assert announced["parking"]["LINLI_PARKING_GATE_KEY"] == signer
     known.rotate("gate")
     used = make(known)
+    known.rotate("gate")  # the key after that takes the place of the first
+    assert make(known)["parking"] == used["parking"]
+    with pytest.raises(SecretsError, match=r"nothing-like-it .*\bgate\b"):
+        known.rotate("nothing-like-it")
     assert used["parking"]["LINLI_PARKING_GATE_KEY"] != signer
     for sets in (announced, used):
         verified = CommandKeys(sets["ingest"]["LINLI_INGEST_GATE_PUBLIC_KEY"])
@@ -155,8 +185,8 @@ def test_manifests_hold_every_set_and_the_installation(tmp_path: Path) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with serving(Cluster()) as running:
-        yield running
+    with running() as started:
+        yield started
 
 
 def fill(cluster: Cluster, folder: Path, token: str = "") -> Sets:
@@ -179,7 +209,7 @@ def test_the_job_makes_every_secret_and_a_second_one_changes_nothing(cluster: Cl
 
 def test_two_jobs_at_once_agree(cluster: Cluster, tmp_path: Path) -> None:
     assert _race(cluster, tmp_path)
-    with serving(Cluster(checks_versions=False)) as careless:
+    with running(checks_versions=False) as careless:
         fill(careless, tmp_path)
         assert not _race(careless, tmp_path)
 
@@ -208,17 +238,23 @@ def test_a_value_that_a_person_changed_is_not_overwritten_and_what_they_added_st
     fill(cluster, tmp_path)
     assert stored(cluster, "linli-identity")["LINLI_IDENTITY_SMS_TOKEN"] == "token"
     cluster.put("linli-identity", {"LINLI_IDENTITY_DATA_KEYS": "azI6"}, "kubectl")
-    with pytest.raises(SecretsError, match=r"linli-identity was changed by others: \.data\.LINLI_IDENTITY_DATA_KEYS"):
+    with pytest.raises(SecretsError, match=r"linli-identity was changed by others.*\.data\.LINLI_IDENTITY_DATA_KEYS"):
         fill(cluster, tmp_path)
 
 
-def test_an_installation_that_cannot_be_read_is_not_made_anew(cluster: Cluster, tmp_path: Path) -> None:
-    fill(cluster, tmp_path)
-    before = stored(cluster, "linli-identity")
+def test_what_was_made_of_an_installation_that_cannot_be_read_or_was_removed_is_not_overwritten(cluster: Cluster, tmp_path: Path) -> None:
+    sets = fill(cluster, tmp_path)
+    kept = cluster.secrets[INSTALLATION]["data"]
     cluster.secrets[INSTALLATION]["data"] = {}
     with pytest.raises(SecretsError, match="put it back"):
         fill(cluster, tmp_path)
-    assert stored(cluster, "linli-identity") == before
+    del cluster.secrets[INSTALLATION]
+    for _ in range(2):  # the Job is tried again
+        with pytest.raises(SecretsError, match=f"another {INSTALLATION}"):
+            fill(cluster, tmp_path)
+    assert {name: stored(cluster, f"linli-{name}") for name in sets} == sets
+    cluster.secrets[INSTALLATION]["data"] = kept
+    assert fill(cluster, tmp_path) == sets
 
 
 def test_a_job_without_the_right_says_so(cluster: Cluster, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import pytest
 from google.protobuf.message import Message
 
 from console import catalog
-from console.environment import Secrets
+from console.secrets import Secrets
 from console.seed import TARIFF
 from console.simulator.cameras import PushCamera
 from infra.sandbox_provider.server import Settings, application
@@ -472,7 +472,7 @@ _OPERATOR_PHONE = "13900000000"
 
 
 def _settings(folder: Path, keys: Keys, gateway: str, provider: str) -> Mapping[str, str]:
-    secrets = Secrets(folder)
+    secrets = Secrets()
     return {
         **keys.of_billing(),
         "LINLI_BILLING_SANDBOX_URL": f"http://{provider}",

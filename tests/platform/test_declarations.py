@@ -48,6 +48,18 @@ def test_every_published_event_is_an_event_of_a_contract() -> None:
             assert event_type(message).name.startswith("linli.")
 
 
+def test_services_call_only_those_that_have_an_api_and_the_gateway_calls_them_all() -> None:
+    with_api = {service.name for service in SERVICES if service.api is not None}
+    peers = {service.name: service.peers for service in SERVICES}
+    assert peers["gateway"] == with_api
+    assert set().union(*peers.values()) == with_api
+
+
+def test_a_service_says_when_it_calls_servers_outside_of_the_platform() -> None:
+    clients = {path.parent.name for path in PROJECT.glob("services/*/*.py") if "import httpx" in path.read_text(encoding="utf-8")}
+    assert clients == {service.name for service in SERVICES if service.outside}
+
+
 def test_all_operations_are_behind_the_wall_to_the_network() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     behind = {module for wall in project["tool"]["importlinter"]["contracts"] for module in wall.get("source_modules", ())}

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -112,6 +113,22 @@ async def test_an_address_that_is_none_stops_the_start_with_its_name_and_without
         finally:
             await host.stop()
     assert "hu" not in str(refused.value)
+
+
+async def test_the_servers_log_holds_no_password_though_the_statement_that_sets_it_fails(servers: Servers, name: str) -> None:
+    credentials = await schema.provision(servers.postgres.url(), name, PASSWORD, PASSWORD)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):  # whoever provisions may make no roles
+        await schema.provision(credentials.owner_url, f"{name}_2", "hush-hush", "hush-hush")
+
+    connection = await asyncpg.connect(servers.postgres.url())
+    log = Path(await connection.fetchval("SHOW data_directory")).with_name("server.log")
+    await connection.close()
+
+    async def logged() -> str:
+        text = log.read_text(errors="replace")
+        return text if f"CREATE ROLE linli_{name}_2_owner" in text else ""
+
+    assert "hush-hush" not in await eventually(logged)
 
 
 async def test_only_the_owner_of_the_tables_migrates(servers: Servers, name: str) -> None:

@@ -205,6 +205,23 @@ async def test_half_a_renewal_changes_nothing(door: Door) -> None:
         door.authority.issue(door.certificates, "127.0.0.1")
 
 
+async def test_a_renewal_that_stays_half_is_told_now_and_then_and_used_when_it_is_whole(
+    authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificates = Certificates(authority.issue(tmp_path / "toy", "toy"))
+    before = certificates.channel()
+    (tmp_path / "toy" / "tls.key").write_text("not all of it has come")
+    for _ in range(100):  # as many calls, each of which looks
+        assert certificates.channel() is before
+    assert capsys.readouterr().out.count("certificates_not_read") == 1
+    authority.issue(tmp_path / "toy", "toy")
+
+    async def is_renewed() -> bool:
+        return certificates.channel() is not before
+
+    await eventually(is_renewed)
+
+
 async def test_certificates_that_cannot_be_used_stop_the_start(authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="LINLI_TLS_FOLDER"):
         Certificates(tmp_path / "gone")

@@ -1,7 +1,9 @@
 """What crosses borders as a value: errors, events, settings, instants, page tokens."""
 
+import os
 import uuid
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
@@ -151,6 +153,47 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     for unreadable in (path, tmp_path / "gone"):
         with pytest.raises(SettingsError, match="LINLI_TOY_SECRET_FILE"):
             load(Own, "toy", {"LINLI_TOY_SECRET_FILE": str(unreadable)})
+
+
+def test_a_folder_of_secrets_answers_what_neither_the_environment_nor_a_named_file_does(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (tmp_path / "named").write_text("named")
+    (folder / "LINLI_TOY_SECRET").write_text("mounted\n")
+    (folder / "LINLI_DAYS").write_text("2")
+    mounted = {"LINLI_SECRETS_FOLDER": str(folder)}
+    named = {**mounted, "LINLI_TOY_SECRET_FILE": str(tmp_path / "named")}
+    assert load(Own, "toy", mounted) == Own(days=2, secret="mounted")
+    assert load(Own, "toy", named).secret == "named"
+    assert load(Own, "toy", {**named, "LINLI_TOY_SECRET": "said"}).secret == "said"
+    assert load(Own, "toy", {**mounted, "LINLI_TOY_DAYS": "3"}).days == 3
+
+
+@contextmanager
+def somebody_elses(folder: Path) -> Iterator[None]:
+    """A folder into which this process may not look for as long as the block; root may everywhere, and is nobody meanwhile."""
+    folder.mkdir(mode=0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_folder_of_secrets_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="LINLI_SECRETS_FOLDER"):
+        load(Own, "toy", {"LINLI_SECRETS_FOLDER": str(tmp_path / "gone")})
+    with somebody_elses(tmp_path / "guarded"), pytest.raises(SettingsError, match="LINLI_SECRETS_FOLDER"):
+        load(Own, "toy", {"LINLI_SECRETS_FOLDER": str(tmp_path / "guarded")})
+    (tmp_path / "LINLI_TOY_SECRET").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="LINLI_TOY_SECRET"):
+        load(Own, "toy", {"LINLI_SECRETS_FOLDER": str(tmp_path)})
+    (tmp_path / "LINLI_TOY_SECRET").unlink()
+    (tmp_path / "LINLI_TOY_DAYS").write_text("0")
+    with pytest.raises(SettingsError, match="LINLI_TOY_DAYS is wrong"):
+        load(Own, "toy", {"LINLI_SECRETS_FOLDER": str(tmp_path)})
 
 
 @pytest.mark.parametrize("value", ["0", "x", "", "1.5"])

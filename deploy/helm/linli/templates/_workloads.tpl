@@ -1,6 +1,6 @@
 {{/*
 What the other templates range over: every workload with its values, what its services need, and who calls whom. As YAML:
-{name: {name, arguments, serves, grpc, http, databases, blobs, outside, consumers, callers, callees, ...values}}
+{name: {name, arguments, serves, grpc, http, databases, blobs, folder, oneNode, outside, consumers, callers, callees, ...values}}
 */}}
 {{- define "linli.workloads" -}}
 {{- $declared := (.Files.Get "files/declarations.yaml" | fromYaml).services -}}
@@ -31,7 +31,9 @@ What the other templates range over: every workload with its values, what its se
       {{- $outside = or $outside $needs.outside -}}
     {{- end -}}
     {{- $needed := dict "serves" $serves "grpc" $grpc "http" $http "databases" $databases "calls" $calls "consumers" $consumers -}}
-    {{- $_ := set $workloads $name (merge $needed (dict "blobs" $blobs "outside" $outside) $workload) -}}
+    {{- $folder := and $blobs (not $values.blobs.url) -}}
+    {{- $oneNode := and $folder (eq $values.blobs.volume.accessMode "ReadWriteOnce") -}}
+    {{- $_ := set $workloads $name (merge $needed (dict "blobs" $blobs "folder" $folder "oneNode" $oneNode "outside" $outside) $workload) -}}
   {{- end -}}
 {{- end -}}
 {{- range $service, $needs := $declared -}}
@@ -76,10 +78,6 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
 {{- end -}}
-{{- end -}}
-
-{{- define "linli.usesFolder" -}}
-{{- if not (hasPrefix "s3://" .Values.blobs.url) }}yes{{ end -}}
 {{- end -}}
 
 {{/* Settings of all processes. */}}
