@@ -6,6 +6,7 @@ off. Processes that make the load are not counted. docs/capacity.md has the figu
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ async def measure(local: Local) -> None:
         report(
             "capacity idle", cpu_ms_per_second=by_cost({name: value * 1000 for name, value in idle_s.items()}), memory_mib=_memory(local)
         )
-        day_cpu_s, day_bytes = 0.0, dict.fromkeys(("database", "log", "streams"), 0.0)
+        day_cpu_s: Counter[str] = Counter()
+        day_bytes = dict.fromkeys(("database", "log", "streams"), 0.0)
         for kind, rate in RATES.items():
             accounts: list[Account] = []
 
@@ -114,7 +116,7 @@ async def measure(local: Local) -> None:
                 "log": (after.log_bytes - before.log_bytes) / count,
                 "streams": (after.stream_bytes - before.stream_bytes) / count,
             }
-            day_cpu_s += A_DAY[kind] * sum(cost_us.values()) / 1e6
+            day_cpu_s.update({name: A_DAY[kind] * cost / 1e6 for name, cost in cost_us.items()})
             day_bytes = {name: day_bytes[name] + A_DAY[kind] * each for name, each in size.items()}
             report(
                 f"capacity {kind}",
@@ -129,8 +131,9 @@ async def measure(local: Local) -> None:
         report(
             "capacity 1,000 households",
             a_day=A_DAY,
-            cpu_core_seconds_a_day=round(day_cpu_s, 1),
-            cores_in_the_busiest_hour=day_cpu_s * _PEAK_SHARE / 3600,
+            cpu_core_seconds_a_day=round(day_cpu_s.total(), 1),
+            cpu_core_seconds_by_process={name: round(seconds, 1) for name, seconds in day_cpu_s.most_common()},
+            cores_in_the_busiest_hour=round(day_cpu_s.total() * _PEAK_SHARE / 3600, 4),
             mib_a_day={name: round(total / _MIB, 2) for name, total in day_bytes.items()},
             memory_mib_after=_memory(local),
         )

@@ -291,6 +291,14 @@ def recover(
     _on_database(recovery.recover(_installed(without), _utc(to), report, until), data)
 
 
+@main.command()
+def streams(data: Folder = DEFAULT_FOLDER, without: LeftOut = None) -> None:
+    """Bring the broker's streams to what this version declares and LINLI_STREAM_REPLICAS says. Services may run meanwhile."""
+    from console import streams as of_broker
+
+    _on_database(of_broker.bring_up_to_date(_installed(without)), data)
+
+
 def _installed(without: list[str] | None) -> list[Service]:
     return catalog.find([name for name in catalog.SERVICES if name not in (without or [])])
 

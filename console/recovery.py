@@ -142,7 +142,7 @@ async def recover(services: Sequence[Service], to: datetime, report: Path, heard
     """
     async with AsyncExitStack() as stack:
         databases = {service.name: await stack.enter_async_context(_database(service)) for service in services if service.migrations}
-        client = await stack.enter_async_context(_broker())
+        client = await stack.enter_async_context(broker())
         js = client.jetstream(timeout=messaging.ACK_S)
         await _check_stopped(js, services)
         await _check_restored(databases.values(), to)
@@ -202,7 +202,8 @@ async def _database(service: Service) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def _broker() -> AsyncIterator[Client]:
+async def broker() -> AsyncIterator[Client]:
+    """A connection as the operator."""
     client = await messaging.connect(load(ProcessSettings), load(NatsSettings, OPERATOR), OPERATOR)
     try:
         yield client

@@ -29,6 +29,10 @@ class Trace:
 
     spans: Mapping[bytes, Span]
 
+    def has(self, name: str) -> bool:
+        """Whether a span of this name has come."""
+        return any(span.name == name for span in self.spans.values())
+
     def way(self, name: str) -> list[Span]:
         """From the root to the span of this name that began last."""
         last = max((span for span in self.spans.values() if span.name == name), key=lambda span: span.start_time_unix_nano)

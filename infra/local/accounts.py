@@ -1,5 +1,9 @@
 """Who may do what on NATS: a user for each service with what its declaration needs and no more, and devices that ingest vouches for.
 
+A service makes its streams when the broker has none, and changes none: JetStream would do for it what NATS refuses to it, such as
+publish a stream again under subjects of another service. To change one is the operator's (`linli streams`). It makes its durable consumers
+by the request that names the filter; no service may hear so what it publishes, or JetStream would hand its words to another's consumer.
+
 The text goes into the server's configuration, see `start_nats`. Passwords and the issuer's key come from the caller. Devices have no user
 here: the server asks ingest about everybody whom it does not know (auth callout). Nobody but ingest hears those questions, which hold
 devices' secrets, and nobody has a user in the system account.
@@ -30,7 +34,7 @@ def permissions_of(service: Service) -> Permissions:
     published = [event_type(message) for message in service.publishes]
     streams = {event.stream for event in (*published, *(c.event for c in service.consumes))}
     publish = [_own_subjects(event) for event in published]
-    publish += [f"$JS.API.STREAM.{verb}.{stream}" for stream in streams for verb in ("CREATE", "UPDATE", "INFO")]
+    publish += [f"$JS.API.STREAM.{verb}.{stream}" for stream in streams for verb in ("CREATE", "INFO")]
     subscribe = [f"_INBOX.{service.name}.>"]
     for consumption in service.consumes:
         if consumption.mode == "live":
@@ -38,7 +42,6 @@ def permissions_of(service: Service) -> Permissions:
             continue
         stream, name = consumption.event.stream, f"{service.name}-{consumption.name}"
         publish += [
-            f"$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{name}",
             f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{consumption.event.filter_subject}",
             f"$JS.API.CONSUMER.INFO.{stream}.{name}",
             f"$JS.ACK.{stream}.{name}.>",

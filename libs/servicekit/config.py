@@ -34,6 +34,7 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str = "nats://127.0.0.1:4222"
     # Where a service is found; `{service}` is its name. LINLI_PARKING_ADDRESS overrides it for one service.
     service_address: str = "127.0.0.1:7000"
+    # Of a stream that is made. Existing ones: `linli streams`.
     stream_replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     # After SIGTERM a process is not ready but goes on serving for so long, until nobody sends to it any more: routes elsewhere are changed
     # only after it was told to go. Then it drains, for at most `drain_s`.

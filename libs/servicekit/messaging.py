@@ -13,6 +13,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from time import perf_counter, time
 from typing import Any, Generic
@@ -24,7 +25,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import APIError
 
 from servicekit import metrics, telemetry, tls
@@ -55,7 +56,8 @@ _PATIENCE_S = (0.05, 0.2, 0.5, 1.0, 3.0)
 # A header of dead letters that are handed out again: they are for the one consumer that buried them, and no other hears of them.
 ONLY = "linli-only"
 _ACK_PREFIX = "$JS.ACK."
-_STREAM_NAME_IN_USE = 10058
+# What JetStream answers to whoever makes a stream that exists with other settings.
+STREAM_NAME_IN_USE = 10058
 
 _INSERT_DEAD_LETTER = """
 INSERT INTO dead_letters (dead_letter_id, community_id, consumer, event_id, subject, headers, body, error)
@@ -277,9 +279,9 @@ def listen(message: type[M], handler: Callable[[Any, Received[M]], Awaitable[Non
     return Consumption(event_type(message), handler, "live")
 
 
-async def ensure_stream(client: Client, event: EventType, replicas: int) -> Mark:
-    """Makes the stream of an event, or leaves it as it is, and says how far it is. Raises what nats raises."""
-    config = StreamConfig(
+def stream_of(event: EventType, replicas: int) -> StreamConfig:
+    """The stream of an event as this version declares it."""
+    return StreamConfig(
         name=event.stream,
         subjects=[event.stream_subjects],
         storage=StorageType.FILE,
@@ -289,13 +291,30 @@ async def ensure_stream(client: Client, event: EventType, replicas: int) -> Mark
         duplicate_window=120,
         num_replicas=replicas,
     )
+
+
+async def make_stream(client: Client, config: StreamConfig) -> StreamInfo:
+    """Makes a stream, or leaves one of this name as it is: to change one is the operator's (`linli streams`). Raises what nats raises."""
     manager = client.jetstream(timeout=ACK_S)
     try:
-        found = await manager.add_stream(config)
+        return await manager.add_stream(config)
     except APIError as error:
-        if error.err_code != _STREAM_NAME_IN_USE:
+        if error.err_code != STREAM_NAME_IN_USE:
             raise
-        found = await manager.update_stream(config)
+    assert config.name is not None
+    _tell_that_it_differs(config.name)
+    return await manager.stream_info(config.name)
+
+
+@cache
+def _tell_that_it_differs(stream: str) -> None:
+    """Once in a process: it is looked at every few seconds."""
+    telemetry.log.warning("stream_differs", stream=stream)
+
+
+async def ensure_stream(client: Client, event: EventType, replicas: int) -> Mark:
+    """Makes the stream of an event, or leaves it as it is, and says how far it is. Raises what nats raises."""
+    found = await make_stream(client, stream_of(event, replicas))
     assert found.created is not None
     return Mark(event.stream, found.created, "", found.state.last_seq)
 
@@ -344,6 +363,8 @@ class Consumer:
         `stream` is its stream as it was a moment ago.
         """
         config = ConsumerConfig(
+            # With a name the request names the filter too, and the broker judges it by the permissions.
+            name=self.name,
             durable_name=self.name,
             filter_subject=self.event.filter_subject,
             deliver_subject=f"deliver.{self.name}",

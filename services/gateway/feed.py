@@ -26,7 +26,7 @@ from servicekit.messaging import ensure_stream
 
 _EVENT = event_type(Notified)
 # What the feed asks of JetStream, for the permissions of the gateway's NATS user.
-_REQUESTS = ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO", "STREAM.MSG.GET", "CONSUMER.CREATE")
+_REQUESTS = ("STREAM.CREATE", "STREAM.INFO", "STREAM.MSG.GET", "CONSUMER.CREATE")
 NATS_PUBLISHES = tuple(f"$JS.API.{request}.{_EVENT.stream}" for request in _REQUESTS)
 _HEARTBEAT_S = 0.5
 # Two heartbeats missed: the consumer is gone, or the broker is.

@@ -23,12 +23,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError
 from prometheus_client import Counter
 
 from linli.device.v1.events_pb2 import CredentialPresented, DoorAcknowledged, GateAcknowledged
 from servicekit import metrics, telemetry
 from servicekit.errors import Unavailable
+from servicekit.messaging import make_stream
 from servicekit.rpc import Call
 from servicekit.sampling import sample_consumer
 from services.ingest import acknowledgements, bins, observations, store, terminals
@@ -109,7 +109,7 @@ _STOP_S = 2.0
 
 _ACK_PREFIX = "$JS.ACK."
 NATS_PUBLISHES = (
-    *(f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("CREATE", "UPDATE")),
+    *(f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("CREATE", "INFO")),
     *(f"$JS.API.CONSUMER.CREATE.{STREAM}.{topic.consumer}.{topic.subject}" for topic in _KEPT),
     *(f"$JS.API.CONSUMER.INFO.{STREAM}.{topic.consumer}" for topic in _KEPT),
     *(f"$JS.ACK.{STREAM}.{topic.consumer}.>" for topic in _KEPT),
@@ -119,6 +119,23 @@ NATS_SUBSCRIBES = (_HEARTBEATS, *(topic.heard_on for topic in TOPICS))
 _ACKNOWLEDGED = (GateAcknowledged, DoorAcknowledged)
 _HEARING = {"messaging.system": "nats", "messaging.operation.type": "process", "messaging.operation.name": "process"}
 IGNORED = Counter("linli_ingest_device_messages_ignored_total", "MQTT messages of devices that were not passed on", ["topic", "reason"])
+
+
+def stream_of_messages(replicas: int) -> StreamConfig:
+    """NATS's stream of MQTT messages as this version declares it."""
+    return StreamConfig(
+        name=STREAM,
+        subjects=[f"{KEPT_UNDER}>"],
+        storage=StorageType.FILE,
+        # As the gateway makes it itself when the first device connects; ingest makes it before.
+        retention=RetentionPolicy.INTEREST,
+        max_bytes=_STREAM_BYTES_MAX,
+        max_msgs_per_subject=_MESSAGES_PER_DEVICE_MAX,
+        # A full stream refuses rather than forgets, and then the gateway sends no PUBACK.
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+        num_replicas=replicas,
+    )
 
 
 class DeviceMessages:
@@ -173,24 +190,8 @@ class DeviceMessages:
             await self._stop(subscriptions)
 
     async def _ensure(self) -> None:
-        stream = StreamConfig(
-            name=STREAM,
-            subjects=[f"{KEPT_UNDER}>"],
-            storage=StorageType.FILE,
-            # As the gateway makes it itself when the first device connects; here it is made before.
-            retention=RetentionPolicy.INTEREST,
-            max_bytes=_STREAM_BYTES_MAX,
-            max_msgs_per_subject=_MESSAGES_PER_DEVICE_MAX,
-            # A full stream refuses rather than forgets, and then the gateway sends no PUBACK.
-            discard=DiscardPolicy.NEW,
-            discard_new_per_subject=True,
-            num_replicas=self._replicas,
-        )
+        await make_stream(self._client, stream_of_messages(self._replicas))
         manager = self._client.jetstream(timeout=5)
-        try:
-            await manager.add_stream(stream)
-        except APIError:
-            await manager.update_stream(stream)
         for topic in _KEPT:
             consumer = ConsumerConfig(
                 name=topic.consumer,

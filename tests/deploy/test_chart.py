@@ -15,6 +15,7 @@ from click import UsageError
 from console import catalog, secrets
 from console.main import main
 from infra.local.nats import executable
+from services.gateway.blobs import _UPLOAD_S as UPLOAD_S
 from tests.deploy import kinds, policies
 from tests.deploy.manifests import PROFILES, mounted_files, mounted_secrets, name, of_kind, pods, profile, rendered
 from tools import chart
@@ -55,7 +56,9 @@ def test_the_committed_manifests_are_what_the_chart_renders(values: str) -> None
         "services.Parking.replicas=2",
         "defaults.serves={parking}",
         "services.nats.replicas=1",
+        "services.nothing-else.serves={parking}",
         "image.tag=latest",
+        "image.repository=linli:latest",
         "image.digest=sha256:short",
         "settings.LINLI_PARKING_GATE_KEY=c2VjcmV0",
         "settings.LINLI_PARKING_DATABASE_URL=postgresql://a:b@c/d",
@@ -82,6 +85,11 @@ def test_values_that_nobody_knows_are_refused(setting: str) -> None:
         (["tls.enabled=true"], "eval.enabled=false"),
         (["secrets.source=external", "secrets.external.store=linli"], "provision"),
         (["edge.gateway.ingress.enabled=true"], "host is needed"),
+        (["services.billing.serves={points}", "services.points.serves={billing}"], "is the name of a service"),
+        (
+            [f"services.waste.autoscaling.{each}" for each in ("enabled=true", "minReplicas=3", "maxReplicas=2", "cpuPercent=70")],
+            "maxReplicas",
+        ),
     ],
 )
 def test_values_that_cannot_be_together_are_refused_with_the_reason(settings: list[str], why: str) -> None:
@@ -144,6 +152,11 @@ def test_what_may_be_chosen_keeps_the_policies_too(settings: list[str]) -> None:
     ours = rendered(*settings)
     assert not [problem for document in ours for problem in (chart.validate(document), kinds.problem(document)) if problem]
     assert not [problem for policy in policies.ALL for problem in policy(ours)]
+
+
+def test_the_edge_waits_for_an_upload_as_long_as_the_gateway_does() -> None:
+    edge = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))["edge"]["gateway"]
+    assert int(edge["route"]["timeout"].removesuffix("s")) > UPLOAD_S
 
 
 def test_a_chart_of_charts_may_hold_this_one(tmp_path: Path) -> None:

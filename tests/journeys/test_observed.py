@@ -65,12 +65,12 @@ def up(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 async def trace_of(collector: Collector, since_ns: int, root: str, *names: str) -> Trace:
-    """The trace that a request began, once spans with these names are in it."""
+    """The trace that a request began, once spans with these names are in it, and all between: a span is told when it ends, its root last."""
 
     async def find() -> Trace | None:
         roots = [span for span in collector.spans if span.name == root and span.start_time_unix_nano > since_ns]
         for trace in (collector.trace(span.trace_id) for span in roots):
-            if {span.name for span in trace.spans.values()} >= set(names):
+            if all(trace.has(name) and trace.way(name)[0].name == root for name in names):
                 return trace
         return None
 

@@ -568,6 +568,23 @@ async def test_a_consumer_that_was_lost_is_made_again_and_skips_nothing(servers:
         await eventually(hears(running, "before", "without it"))
 
 
+async def test_a_service_starts_beside_a_stream_that_differs_and_says_so_once(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
+    messaging._tell_that_it_differs.cache_clear()
+    await servers.forget_streams()
+    client = await nats.connect(servers.nats.url)
+    await client.jetstream().add_stream(name="LINLI_TOY", subjects=["linli.toy.>"], max_age=60)
+    async with platform(servers, toy(on(Spoken, note)), keep_streams=True) as running:
+        await say(running, "hello")
+        await eventually(hears(running, "hello"))
+        await messaging.ensure_stream(client, event_type(Spoken), 1)
+        assert (await client.jetstream().stream_info("LINLI_TOY")).config.max_age == 60
+    await client.close()
+    written = capsys.readouterr()
+    [line] = [line for line in (written.out + written.err).splitlines() if "stream_differs" in line]
+    assert "LINLI_TOY" in line
+    assert "warning" in line.lower()
+
+
 @asynccontextmanager
 async def publisher_over_a_wire(servers: Servers) -> AsyncIterator[tuple[Publisher, Any]]:
     async with wire_to(servers.nats.port) as wire:

@@ -31,6 +31,9 @@ What the other templates range over: every workload with its values, what its se
       {{- $outside = or $outside $needs.outside -}}
     {{- end -}}
     {{- $needed := dict "serves" $serves "grpc" $grpc "http" $http "databases" $databases "calls" $calls "consumers" $consumers -}}
+    {{- if and (hasKey $declared $name) (not (has $name $serves)) -}}
+      {{- fail (printf "services.%s is the name of a service that it does not serve" $name) -}}
+    {{- end -}}
     {{- $folder := and $blobs (not $values.blobs.url) -}}
     {{- $oneNode := and $folder (eq $values.blobs.volume.accessMode "ReadWriteOnce") -}}
     {{- $_ := set $workloads $name (merge $needed (dict "blobs" $blobs "folder" $folder "oneNode" $oneNode "outside" $outside) $workload) -}}
