@@ -24,6 +24,7 @@ from tests.drills.traffic import Traffic, begin
 # A machine that such a load fills when nothing happens says nothing of what happens: there, less is asked for.
 REQUESTS_PER_S = float(os.environ.get("LINLI_BENCH_ROLLING_REQUESTS", "200"))
 PUSHES_PER_S = float(os.environ.get("LINLI_BENCH_ROLLING_PUSHES", "100"))
+SEPARATE = os.environ.get("LINLI_BENCH_ROLLING_SEPARATE", "1") == "1"
 WARM_UP_S, CALM_S = 10.0, 30.0
 
 
@@ -31,7 +32,7 @@ async def main() -> None:
     """Prints the figure."""
     with tempfile.TemporaryDirectory(prefix="linli-bench-") as folder:
         async with (
-            replicated(Path(folder), separate=True) as cluster,
+            replicated(Path(folder), separate=SEPARATE) as cluster,
             Pool(cluster.http["gateway"]) as phones,
             Pool(cluster.http["ingest"]) as cameras,
         ):
@@ -75,7 +76,7 @@ async def _measured(phase: str, cluster: Cluster, traffic: Traffic, work: Awaita
     for what, run in zip(("requests", "pushes"), runs, strict=True):
         report(
             f"rolling, {what}, {phase}",
-            load=f"{REQUESTS_PER_S:.0f} requests/s and {PUSHES_PER_S:.0f} pushes/s open loop, {len(cluster.groups)} services twice",
+            load=f"{REQUESTS_PER_S:.0f} requests/s and {PUSHES_PER_S:.0f} pushes/s open loop, each of {len(cluster.groups)} kinds of processes twice",
             seconds=seconds,
             answers=len(run.latencies),
             **{f"p{percent:g}_ms".replace(".", "_"): run.percentile_ms(percent) for percent in (50, 90, 99, 99.9, 100)},

@@ -15,6 +15,7 @@ import aiomqtt
 import nats
 import pytest
 from nats.aio.client import Client as NatsClient
+from nats.js.api import RetentionPolicy
 
 from linli.device.v1.events_pb2 import BinDeposited, GateAcknowledged, PlateRead
 from linli.ingest.v1.ingest_pb2 import DisableDeviceRequest
@@ -22,6 +23,7 @@ from linli.parking.v1.events_pb2 import GateOpenRequested, LaneConfigured
 from servicekit.database import Transaction
 from servicekit.identifiers import new_id
 from services.ingest import store
+from services.ingest.device_messages import KEPT_UNDER, STREAM
 from services.ingest.devices import Kind
 from tests.ingest.broker import PASSWORDS, as_service, guarded_servers, mqtt, town_on_mqtt
 from tests.ingest.fleet import CAMERA, EDGE_BOX, GATE, PARKING, Fleet, command_id, info, push_body, second_instance, signed_command
@@ -331,6 +333,23 @@ async def test_a_device_cannot_fill_the_brokers_disk(guarded: Servers, tmp_path:
         assert kept["$MQTT_rmsgs"] == 1
         assert kept["$MQTT_qos2in"] == 0
         await operator.close()
+
+
+async def test_devices_are_heard_beside_a_stream_of_messages_that_only_the_operator_may_change(guarded: Servers, tmp_path: Path) -> None:
+    operator = await nats.connect(guarded.nats.url)
+    # As NATS makes it by itself.
+    await operator.jetstream().add_stream(name=STREAM, subjects=[f"{KEPT_UNDER}>"], retention=RetentionPolicy.INTEREST)
+    async with town_on_mqtt(guarded, tmp_path) as town:
+        async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:
+            await acknowledge(gate, str(uuid.uuid4()))
+            await town.running.event(GateAcknowledged)
+        ingest = await as_service(guarded, "ingest", errors := [])
+        await ingest.publish(f"$JS.API.STREAM.UPDATE.{STREAM}", b"{}")
+        await ingest.flush()
+        await eventually(lambda: _any(errors))
+        await ingest.close()
+    assert (await operator.jetstream().stream_info(STREAM)).config.max_bytes == -1
+    await operator.close()
 
 
 async def test_a_service_publishes_and_hears_what_it_declares_and_nothing_else(guarded: Servers, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def up(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 async def trace_of(collector: Collector, since_ns: int, root: str, *names: str) -> Trace:
-    """The trace that a request began, once spans with these names are in it, and all between: a span is told when it ends, its root last."""
+    """The trace that a request began, once spans with these names are in it, and all between: what ends last is told last."""
 
     async def find() -> Trace | None:
         roots = [span for span in collector.spans if span.name == root and span.start_time_unix_nano > since_ns]
