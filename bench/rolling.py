@@ -76,7 +76,7 @@ async def _measured(phase: str, cluster: Cluster, traffic: Traffic, work: Awaita
     for what, run in zip(("requests", "pushes"), runs, strict=True):
         report(
             f"rolling, {what}, {phase}",
-            load=f"{REQUESTS_PER_S:.0f} requests/s and {PUSHES_PER_S:.0f} pushes/s open loop, each of {len(cluster.groups)} kinds of processes twice",
+            load=f"{REQUESTS_PER_S:.0f} requests/s and {PUSHES_PER_S:.0f} pushes/s open loop, {len(cluster.groups)} processes twice",
             seconds=seconds,
             answers=len(run.latencies),
             **{f"p{percent:g}_ms".replace(".", "_"): run.percentile_ms(percent) for percent in (50, 90, 99, 99.9, 100)},

@@ -343,7 +343,8 @@ async def test_devices_are_heard_beside_a_stream_of_messages_that_only_the_opera
         async with mqtt(guarded, GATE, town.secrets[GATE]) as gate:
             await acknowledge(gate, str(uuid.uuid4()))
             await town.running.event(GateAcknowledged)
-        ingest = await as_service(guarded, "ingest", errors := [])
+        errors: list[str] = []
+        ingest = await as_service(guarded, "ingest", errors)
         await ingest.publish(f"$JS.API.STREAM.UPDATE.{STREAM}", b"{}")
         await ingest.flush()
         await eventually(lambda: _any(errors))
