@@ -31,7 +31,7 @@ test: $(STAMP) ## Run all tests against real servers
 
 drill: $(STAMP) ## Kill services and servers at random, and lie to doors: thousands of exits, deposits and commands, hundreds of orders
 	LINLI_DRILL_EXITS=2000 LINLI_DRILL_DEPOSITS=2000 LINLI_DRILL_ROUNDS=200 LINLI_DRILL_ORDERS=400 LINLI_DRILL_COMMANDS=100000 \
-		LINLI_DRILL_RESTORES=5 LINLI_DRILL_ROLLING_SEPARATE=1 LINLI_DRILL_ROLLING_REQUESTS=200 LINLI_DRILL_ROLLING_PUSHES=100 \
+		LINLI_DRILL_RESTORES=5 LINLI_DRILL_ROLLING_SEPARATE=1 LINLI_DRILL_ROLLING_REQUESTS=60 LINLI_DRILL_ROLLING_PUSHES=25 \
 		$(BIN)/pytest tests/drills --timeout 1800
 
 check: $(STAMP) ## All that CI runs: lint, types, walls, contracts, migrations, tests
