@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import inspect
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
@@ -96,10 +97,10 @@ SERVER_OPTIONS = (
     # Two processes on one port would share its calls, and neither would know.
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # Nothing else makes a caller that has a connection look for replicas that are new. Calls in work have as long as any may take.
-    ("grpc.max_connection_age_ms", 10_000),
-    ("grpc.max_connection_age_grace_ms", int(_DEADLINE_S + 10) * 1_000),
 )
+# How long a channel to a name is used: nothing else makes a caller whose connections live look for replicas that are new. A server that
+# ends old connections itself (max_connection_age) loses a call now and then.
+CHANNEL_AGE_S = 10.0
 
 _CLAIM_KEY = """
 INSERT INTO idempotency_keys (community_id, account_id, key, method, request_hash) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
@@ -472,6 +473,7 @@ class Peer:
 
     def _open(self) -> None:
         self._calls: dict[str, Any] = {}
+        self._until = monotonic() + CHANNEL_AGE_S if self._address.startswith("dns:") else math.inf
         if self._certificates is None:
             self._credentials, self._channel = None, grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
         else:
@@ -479,7 +481,7 @@ class Peer:
             self._channel = grpc.aio.secure_channel(self._address, self._credentials, options=CHANNEL_OPTIONS)
 
     def _renew(self) -> None:
-        """A channel with our renewed certificate; the calls that are on the old one have as long as any may take."""
+        """Another channel, with our newest certificate and to what the name means now; calls on the old one end in their own time."""
         closing = asyncio.create_task(self._channel.close(_DEADLINE_S))
         self._leaving.add(closing)
         closing.add_done_callback(self._leaving.discard)
@@ -514,7 +516,7 @@ class Peer:
                 await asyncio.sleep(pause_s)
 
     async def _call(self, path: str, request: bytes, metadata: Sequence[tuple[str, str]], timeout_s: float) -> bytes:
-        if self._certificates is not None and self._certificates.channel() is not self._credentials:
+        if monotonic() > self._until or (self._certificates is not None and self._certificates.channel() is not self._credentials):
             self._renew()
         method = self._calls.get(path)
         if method is None:

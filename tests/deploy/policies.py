@@ -16,9 +16,9 @@ _SETTINGS = chart.ROOT / "docs" / "settings.md"
 # Where a value for a password would be somebody's secret.
 _SECRET_NAME = re.compile(r"(PASSWORD|SECRET|TOKEN|SEED|_KEYS?|DATABASE_URL|MIGRATION_URL)$")
 _CREDENTIALS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-# For how long a caller may not have heard of a replica: until its connections end (gRPC adds a tenth), and while CoreDNS, as kubeadm
-# installs it, answers out of its cache.
-_UNHEARD_OF_S = dict(rpc.SERVER_OPTIONS)["grpc.max_connection_age_ms"] / 1000 * 1.1 + 30
+# For how long a caller may not have heard of a replica: until it looks the name up again, and while CoreDNS, as kubeadm installs it,
+# answers out of its cache.
+_UNHEARD_OF_S = rpc.CHANNEL_AGE_S + 30
 
 
 def _container_names(pod: Pod) -> Iterator[tuple[str, Document]]:

@@ -114,15 +114,14 @@ async def _names(addresses: list[str]) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _replica(address: str, heard: Counter[str]) -> AsyncIterator[None]:
-    """A server with our options, but for an age that a test can wait for."""
+    """A server with our options."""
 
     async def answer(_body: bytes, _context: object) -> bytes:
         heard[address] += 1
         return b""
 
     handlers: dict[str, Any] = {"Answer": grpc.unary_unary_rpc_method_handler(answer)}
-    options = [(name, 500 if name == "grpc.max_connection_age_ms" else value) for name, value in rpc.SERVER_OPTIONS]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Replica", handlers),))
     server.add_insecure_port(address)
     await server.start()
@@ -133,7 +132,8 @@ async def _replica(address: str, heard: Counter[str]) -> AsyncIterator[None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="each replica has an address of its own")
-async def test_a_replica_that_comes_is_found_by_its_name_and_no_call_is_lost_meanwhile() -> None:
+async def test_a_replica_that_comes_is_found_by_its_name_and_no_call_is_lost_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "CHANNEL_AGE_S", 0.2)
     first = free_address()
     port = first.partition(":")[2]
     second = f"127.0.0.2:{port}"
