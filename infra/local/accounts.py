@@ -19,6 +19,9 @@ from servicekit.service import Service
 ACCOUNT = "LINLI"
 # The user of operators' commands: it reads dead letters' subjects and publishes them again, and looks after streams.
 OPERATOR = "operator"
+# What the version before this one needs besides, to make its consumers while both run (ADR 61). It names no filter, so whoever may ask so
+# may have words of its own handed to another's handler: it goes as soon as that version is no longer the previous one.
+FORMER = ("$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{name}",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ def permissions_of(service: Service) -> Permissions:
             continue
         stream, name = consumption.event.stream, f"{service.name}-{consumption.name}"
         publish += [
+            *(subject.format(stream=stream, name=name) for subject in FORMER),
             f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{consumption.event.filter_subject}",
             f"$JS.API.CONSUMER.INFO.{stream}.{name}",
             f"$JS.ACK.{stream}.{name}.>",

@@ -130,7 +130,9 @@ def handing_over(**filters: Any) -> dict[str, Any]:
     return {"stream_name": "LINLI_BILLING", "config": config.as_dict()}
 
 
-async def test_a_service_cannot_have_its_words_handed_to_anothers_handler(tmp_path: Path) -> None:
+async def test_a_service_cannot_have_its_words_handed_to_anothers_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # From the next version on: until then the one before is let make its consumers as it does.
+    monkeypatch.setattr(accounts, "FORMER", ())
     async with town(tmp_path) as here:
         asked = handing_over(filter_subject=f"{CHARGE}.>")
         assert await here.ask(f"$JS.API.CONSUMER.DURABLE.CREATE.LINLI_BILLING.{MINE}", asked) is None

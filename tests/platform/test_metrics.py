@@ -168,7 +168,8 @@ async def test_sampling_what_waits_reads_only_indexes(servers: Servers) -> None:
             plan = "\n".join(row[0] for row in await tx.fetch(f"EXPLAIN {sampling.SELECT_WAITING}", 10_000))
         await database.close()
     assert "Seq Scan" not in plan
-    assert {"outbox_unsent", "dead_letters_waiting"} <= set(re.findall(r"using (\w+)", plan))
+    # Either of the outbox's two indexes of what is unsent will do.
+    assert {name.removesuffix("_of_aggregate") for name in re.findall(r"using (\w+)", plan)} >= {"outbox_unsent", "dead_letters_waiting"}
 
 
 # What devices wait for
