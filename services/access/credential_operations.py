@@ -17,7 +17,7 @@ from services.access import codes, consent_store, credential_store, snapshot_ope
 from services.access.codes import Code
 from services.access.consents import ConsentKind
 from services.access.credential_store import Credential
-from services.access.digests import MatchingKeys, card_digest, pin_digest
+from services.access.digests import MatchingKeys, card_digest, pin_digest, spell_card
 from services.access.door_operations import door_unknown, find_way
 from services.access.doors import CredentialKind
 from services.access.pins import is_trivial, numbers
@@ -30,7 +30,7 @@ async def issue_card(tx: Transaction, account_id: UUID, card_number: str) -> Cre
     """Gives somebody a card. Raises NotFound for who neither lives nor works here, and Conflict for a card that is in use."""
     if not await credential_store.is_known(tx, account_id):
         raise person_unknown()
-    number = card_number.strip().upper()
+    number = spell_card(card_number)
     shown = min(_SHOWN, len(number) // 2)
     card = Credential(new_id(), CredentialKind.CARD, account_id, "*" * (len(number) - shown) + number[-shown:], tx.now)
     digest = card_digest(tx.resource(MatchingKeys).of(tx.community_id), number)

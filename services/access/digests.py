@@ -38,9 +38,14 @@ def _derive(secret: bytes, community_id: UUID) -> bytes:
     return HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(secret)
 
 
+def spell_card(card_number: str) -> str:
+    """A card's number as we write it: readers differ in how they write hexadecimal digits."""
+    return card_number.strip().upper()
+
+
 def card_digest(key: bytes, card_number: str) -> bytes:
-    """The digest, 32 bytes, of a card's number. Readers differ in how they write hexadecimal digits, which changes nothing."""
-    return hmac.digest(key, b"card\0" + card_number.strip().upper().encode(), hashlib.sha256)
+    """The digest, 32 bytes, of a card's number, however a reader writes it."""
+    return hmac.digest(key, b"card\0" + spell_card(card_number).encode(), hashlib.sha256)
 
 
 def pin_digest(key: bytes, typed: str) -> bytes:
